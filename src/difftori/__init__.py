@@ -1,0 +1,1 @@
+"""DiffTORI: differentiable trajectory optimization for model-based reinforcement learning."""

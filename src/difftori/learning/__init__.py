@@ -1,0 +1,1 @@
+"""Losses and the optimizers that take their steps."""

@@ -1,0 +1,136 @@
+"""The model update and the policy update on a replayed batch."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difftori.config import LearnerConfig
+from difftori.learning import losses
+from difftori.learning.finite import NonFiniteCounter
+from difftori.learning.optimizer import GuardedAdam
+from difftori.model import augment
+from difftori.model.world_model import WorldModel
+from difftori.types import Batch
+
+
+class Learner:
+    """Owns the target networks and the optimizers of model and policy."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        config: LearnerConfig,
+        *,
+        generator: torch.Generator,
+        max_nonfinite: int,
+    ) -> None:
+        """``generator`` lies on the model's device; it draws augmentations and policy noise."""
+        self._model = model
+        self.target = model.target_copy()
+        self._config = config
+        self._generator = generator
+        self._model_optimizer = GuardedAdam(
+            model.model_parameters(), config.lr, config.grad_clip_norm
+        )
+        self._policy_optimizer = GuardedAdam(
+            model.policy_parameters(), config.lr, config.grad_clip_norm
+        )
+        self.nonfinite = NonFiniteCounter("the model update's gradient", max_nonfinite)
+        self._coefficients = {
+            "consistency_loss": config.consistency_coef,
+            "reward_loss": config.reward_coef,
+            "value_loss": config.value_coef,
+            "value_s_loss": config.value_coef,
+        }
+
+    def update(
+        self, batch: Batch, step: int
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "B"] | None]:
+        """One update of model, policy and, every ``update_freq`` steps, targets.
+
+        Returns:
+            the losses by their published names, and the batch's new priorities; None where
+            the gradient was not finite and nothing was changed.
+
+        Raises:
+            NotFiniteError: after ``max_nonfinite`` such updates in a row.
+        """
+        config = self._config
+        loss = self._model_loss(batch)
+        gradients = torch.autograd.grad(
+            loss.weighted / config.horizon, self._model_optimizer.parameters
+        )
+        grad_norm = self._model_optimizer.step(gradients)
+        metrics = {**loss.terms, "grad_norm": grad_norm}
+        if not torch.isfinite(grad_norm):
+            bad = [name for name, term in loss.terms.items() if not torch.isfinite(term)]
+            self.nonfinite.seen(finite=False, where=", ".join(bad))
+            return metrics, None
+        metrics["pi_loss"] = self._update_policy(loss.latents)
+        self.nonfinite.seen(finite=bool(torch.isfinite(metrics["pi_loss"])), where="pi_loss")
+        if step % config.update_freq == 0:
+            self._update_target()
+        return metrics, loss.priority
+
+    def _model_loss(self, batch: Batch) -> losses.ModelLoss:
+        config = self._config
+        obs, next_obs = self._augment(batch)
+        return losses.model_loss(
+            self._model,
+            self.target,
+            obs=obs,
+            next_obs=next_obs,
+            action=batch.action,
+            reward=batch.reward,
+            weight=batch.weight,
+            policy_noise=self._policy_noise(batch.action.shape),
+            discount=config.discount,
+            rho=config.rho,
+            coefficients=self._coefficients,
+        )
+
+    def _update_policy(self, latents: Float[Tensor, "H_1 B Z"]) -> Float[Tensor, ""]:
+        noise = self._policy_noise((*latents.shape[:2], self._model.action_dim))
+        loss = losses.policy_loss(self._model, latents, self._config.rho, noise)
+        gradients = torch.autograd.grad(loss, self._policy_optimizer.parameters)
+        grad_norm = self._policy_optimizer.step(gradients)
+        return torch.where(torch.isfinite(grad_norm), loss.detach(), grad_norm)
+
+    @torch.no_grad()
+    def _update_target(self) -> None:
+        target, online = list(self.target.parameters()), list(self._model.parameters())
+        torch._foreach_lerp_(target, online, self._config.tau)
+
+    def _augment(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Each observation shifted once, in the model's dtype; states as they are."""
+        dtype = self._model.dtype
+        if batch.obs.ndim == 2 or self._config.augmentation == "none":
+            return batch.obs.to(dtype), batch.next_obs.to(dtype)
+        images = torch.cat([batch.obs.unsqueeze(0), batch.next_obs]).flatten(0, 1)
+        offsets = augment.random_offsets(len(images), self._generator)
+        shifted = augment.SHIFTS[self._config.augmentation](images, offsets).to(dtype)
+        obs, next_obs = shifted.view(-1, *batch.obs.shape).split([1, len(batch.next_obs)])
+        return obs[0], next_obs
+
+    def _policy_noise(self, shape: tuple[int, ...]) -> Tensor | None:
+        if self._config.min_std == 0:
+            return None
+        generator, dtype = self._generator, self._model.dtype
+        draws = torch.randn(*shape, generator=generator, device=generator.device, dtype=dtype)
+        return self._config.min_std * draws
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "target": dict(self.target.state_dict()),
+            "model_optimizer": self._model_optimizer.state_dict(),
+            "policy_optimizer": self._policy_optimizer.state_dict(),
+            "nonfinite": self.nonfinite.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.target.load_state_dict(state["target"])
+        self._model_optimizer.load_state_dict(state["model_optimizer"])
+        self._policy_optimizer.load_state_dict(state["policy_optimizer"])
+        self.nonfinite.load_state_dict(state["nonfinite"])

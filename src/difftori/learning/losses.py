@@ -1,0 +1,129 @@
+"""The losses, as free functions of tensors (TD-MPC, arXiv 2203.04955, eq. 7 to 10; DiffTORI, eq. 6).
+
+Everything is batched over the horizon where the recurrence allows it: only the latent rollout
+is a loop.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difftori.model.world_model import WorldModel
+from difftori.planning.returns import rollout
+
+LOSS_CAP = 1e4
+"""each sequence's loss of a kind, and its priority, are clamped at this"""
+
+
+@dataclass(frozen=True)
+class ModelLoss:
+    """The model update's loss on a batch, and what else comes of computing it."""
+
+    weighted: Float[Tensor, ""]
+    """the scalar to differentiate"""
+    terms: Mapping[str, Float[Tensor, ""]]
+    """means over the batch, by name, for the log"""
+    priority: Float[Tensor, "B"]
+    latents: Float[Tensor, "H_1 B Z"]
+    """z_0 … z_H of the rollout, detached"""
+
+
+def td_targets(
+    model: WorldModel,
+    target: WorldModel,
+    next_obs: Tensor,
+    reward: Float[Tensor, "H B 1"],
+    discount: float,
+    policy_noise: Float[Tensor, "H B A"] | None,
+) -> tuple[Float[Tensor, "H B 1"], Float[Tensor, "H B 1"]]:
+    """y_t and yˢ_t, the temporal-difference targets of the latent and observation critics.
+
+    y_t = r_t + γ min_i Q̄_i(h(o_{t+1}), a'),  yˢ_t = r_t + γ min_i Q̄_iˢ(o_{t+1}, a'), with
+    a' = π̃(h(o_{t+1})): the online encoder and policy, the target critics.
+    """
+    z_next = model.encode(next_obs)
+    next_action = model.policy(z_next, policy_noise)
+    y = reward + discount * torch.minimum(*target.q(z_next, next_action))
+    y_obs = reward + discount * torch.minimum(*target.q_obs(next_obs, next_action))
+    return y, y_obs
+
+
+def model_loss(
+    model: WorldModel,
+    target: WorldModel,
+    *,
+    obs: Tensor,
+    next_obs: Tensor,
+    action: Float[Tensor, "H B A"],
+    reward: Float[Tensor, "H B 1"],
+    weight: Float[Tensor, "B"],
+    policy_noise: Float[Tensor, "H B A"] | None,
+    discount: float,
+    rho: float,
+    coefficients: Mapping[str, float],
+) -> ModelLoss:
+    """Consistency, reward and value losses along an H-step latent rollout.
+
+    Args:
+        obs: o_0 ``[B, *O]``, augmented.
+        next_obs: o_1 … o_H ``[H, B, *O]``, augmented.
+        weight: importance weights of the draw.
+        policy_noise: noise of the targets' policy samples, already times its std.
+        rho: ρ, the weight of each later step relative to the one before.
+        coefficients: of ``consistency_loss``, ``reward_loss``, ``value_loss`` and
+            ``value_s_loss``, exactly these.
+    """
+    with torch.no_grad():
+        z_target = target.encode(next_obs)
+        y, y_obs = td_targets(model, target, next_obs, reward, discount, policy_noise)
+    latents = rollout(model, model.encode(obs), action)
+    z, z_next = latents[:-1], latents[1:]
+    q1, q2 = model.q(z, action)
+    q1_obs, q2_obs = model.q_obs(torch.cat([obs.unsqueeze(0), next_obs[:-1]]), action)
+
+    steps = torch.arange(len(action), device=weight.device)
+    rho_t = (rho**steps).to(reward.dtype).view(-1, 1, 1)
+    losses = {
+        "consistency_loss": (z_next - z_target).square().mean(dim=-1, keepdim=True),
+        "reward_loss": (model.reward(z, action) - reward).square(),
+        "value_loss": (q1 - y).square() + (q2 - y).square(),
+        "value_s_loss": (q1_obs - y_obs).square() + (q2_obs - y_obs).square(),
+    }
+    assert losses.keys() == coefficients.keys(), (losses.keys(), coefficients.keys())
+    summed = {name: (rho_t * loss).sum(dim=0).squeeze(1) for name, loss in losses.items()}
+    total = sum(
+        (coefficients[name] * loss.clamp(max=LOSS_CAP) for name, loss in summed.items()),
+        start=torch.zeros_like(weight),
+    )
+    weighted = (total * weight).mean()
+    error = ((q1 - y).abs() + (q2 - y).abs()).detach()
+    terms = {name: loss.detach().mean() for name, loss in summed.items()}
+    terms |= {"total_loss": total.detach().mean(), "weighted_loss": weighted.detach()}
+    return ModelLoss(
+        weighted=weighted,
+        terms=terms,
+        priority=(rho_t * error).sum(dim=0).squeeze(1).clamp(max=LOSS_CAP),
+        latents=latents.detach(),
+    )
+
+
+def policy_loss(
+    model: WorldModel,
+    latents: Float[Tensor, "T B Z"],
+    rho: float,
+    policy_noise: Float[Tensor, "T B A"] | None,
+) -> Float[Tensor, ""]:
+    """−Σ_t ρ^t mean_B min_i Q_i(z_t, π̃(z_t)) on given latents (TD-MPC, eq. 10)."""
+    q = torch.minimum(*model.q(latents, model.policy(latents, policy_noise)))
+    rho_t = (rho ** torch.arange(len(latents), device=latents.device)).to(q.dtype)
+    return -(rho_t * q.mean(dim=(1, 2))).sum()
+
+
+def plan_loss(
+    model: WorldModel, obs: Tensor, planned_action: Float[Tensor, "B A"]
+) -> Float[Tensor, "B"]:
+    """−min_i Q_iˢ(o, â), the policy-gradient loss on a planned action (DiffTORI, eq. 6)."""
+    return -torch.minimum(*model.q_obs(obs, planned_action)).squeeze(1)

@@ -1,0 +1,37 @@
+"""One guarded step of Adam, and its state as plain data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class GuardedAdam:
+    """Adam that clips the gradient's norm and takes no step from a gradient that is not finite."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, max_norm: float) -> None:
+        self.parameters = list(parameters)
+        self._max_norm = max_norm
+        self._adam = torch.optim.Adam(self.parameters, lr=lr, fused=True)
+
+    def step(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Take one step; returns the norm before clipping, not finite if no step was taken."""
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if torch.isfinite(norm):
+            scale = (self._max_norm / (norm + 1e-6)).clamp(max=1.0)
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient * scale
+            self._adam.step()
+            self._adam.zero_grad(set_to_none=True)
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments and step counts by the parameter's position."""
+        state = self._adam.state_dict()["state"]
+        return {str(i): dict(moments) for i, moments in state.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        whole = self._adam.state_dict()
+        whole["state"] = {int(i): dict(moments) for i, moments in state.items()}
+        self._adam.load_state_dict(whole)

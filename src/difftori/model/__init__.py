@@ -1,0 +1,1 @@
+"""The world model: encoder, latent dynamics, reward, policy and critics."""

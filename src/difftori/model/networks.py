@@ -1,0 +1,89 @@
+"""Network builders and their initialisation, as TD-MPC's (arXiv 2203.04955, appendix)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+    """Two hidden layers with ELU; used by dynamics, reward and policy."""
+    return nn.Sequential(
+        nn.Linear(in_dim, hidden_dim),
+        nn.ELU(),
+        nn.Linear(hidden_dim, hidden_dim),
+        nn.ELU(),
+        nn.Linear(hidden_dim, out_dim),
+    )
+
+
+def critic(in_dim: int, hidden_dim: int) -> nn.Sequential:
+    """A scalar value; its first layer is normalised and squashed."""
+    return nn.Sequential(
+        nn.Linear(in_dim, hidden_dim),
+        nn.LayerNorm(hidden_dim),
+        nn.Tanh(),
+        nn.Linear(hidden_dim, hidden_dim),
+        nn.ELU(),
+        nn.Linear(hidden_dim, 1),
+    )
+
+
+def state_encoder(obs_dim: int, hidden_dim: int, latent_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(obs_dim, hidden_dim), nn.ELU(), nn.Linear(hidden_dim, latent_dim))
+
+
+class ScalePixels(nn.Module):
+    """0..255 to 0..1."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels / 255.0
+
+
+def pixel_encoder(
+    in_channels: int, img_size: int, num_channels: int, latent_dim: int
+) -> nn.Sequential:
+    """Four convolutions with stride 2, flattened into one linear layer."""
+    layers: list[nn.Module] = [ScalePixels()]
+    size, channels = img_size, in_channels
+    for kernel in (7, 5, 3, 3):
+        layers += [nn.Conv2d(channels, num_channels, kernel, stride=2), nn.ReLU()]
+        size, channels = (size - kernel) // 2 + 1, num_channels
+    layers += [nn.Flatten(), nn.Linear(num_channels * size * size, latent_dim)]
+    return nn.Sequential(*layers)
+
+
+class StateCritic(nn.Sequential):
+    """A critic on states: the layers of ``critic``, under their own numbers."""
+
+    def forward(self, obs: Float[Tensor, "B D"], action: Float[Tensor, "B A"]) -> Tensor:
+        return super().forward(torch.cat([obs, action], dim=-1))
+
+
+class PixelCritic(nn.Module):
+    """A critic on pixels, with an encoder of its own."""
+
+    def __init__(self, encoder: nn.Sequential, mlp: nn.Sequential) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.mlp = mlp
+
+    def forward(self, obs: Float[Tensor, "B C S S"], action: Float[Tensor, "B A"]) -> Tensor:
+        return self.mlp(torch.cat([self.encoder(obs), action], dim=-1))
+
+
+def init_orthogonal(module: nn.Module) -> None:
+    """Orthogonal weights and zero biases; convolutions with gain √2. For ``Module.apply``."""
+    if isinstance(module, nn.Linear):
+        nn.init.orthogonal_(module.weight.data)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.orthogonal_(module.weight.data, nn.init.calculate_gain("relu"))
+        nn.init.zeros_(module.bias)
+
+
+def zero_last_layer(network: nn.Sequential) -> None:
+    """So that rewards and values begin at zero everywhere."""
+    last = network[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)

@@ -1,0 +1,140 @@
+"""The task-oriented latent dynamics model (TOLD) of TD-MPC, with DiffTORI's observation critics.
+
+Parameters carry the published names (``_encoder``, ``_dynamics``, ``_Q1_s``, …), so that
+checkpoints go both ways.
+"""
+
+import copy
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from difftori.config import ModelConfig
+from difftori.model import networks
+from difftori.types import EnvSpec
+
+POLICY_NOISE_CLIP = 0.3
+"""the policy's noise never exceeds this, in actions"""
+BOX_MARGIN = 1e-6
+"""sampled actions stay this far inside [-1, 1]"""
+
+
+class WorldModel(nn.Module):
+    """h, d, R, π, Q1, Q2 on latents, Q1ˢ, Q2ˢ on observations.
+
+    Every method takes any number of leading batch dimensions; shapes below show one.
+    """
+
+    def __init__(self, spec: EnvSpec, config: ModelConfig) -> None:
+        super().__init__()
+        latent_dim, hidden_dim = config.latent_dim, config.mlp_dim
+        latent_action_dim = latent_dim + spec.action_dim
+        self.obs_ndim = len(spec.obs_shape)
+        self.action_dim = spec.action_dim
+
+        def new_encoder() -> nn.Sequential:
+            if spec.modality == "pixels":
+                channels, img_size = spec.obs_shape[0], spec.obs_shape[-1]
+                return networks.pixel_encoder(channels, img_size, config.num_channels, latent_dim)
+            return networks.state_encoder(spec.obs_shape[0], config.enc_dim, latent_dim)
+
+        def new_observation_critic() -> nn.Module:
+            if spec.modality == "pixels":
+                mlp = networks.critic(latent_action_dim, hidden_dim)
+                return networks.PixelCritic(new_encoder(), mlp)
+            return networks.StateCritic(
+                *networks.critic(spec.obs_shape[0] + spec.action_dim, hidden_dim)
+            )
+
+        self._encoder = new_encoder()
+        self._dynamics = networks.mlp(latent_action_dim, hidden_dim, latent_dim)
+        self._reward = networks.mlp(latent_action_dim, hidden_dim, 1)
+        self._pi = networks.mlp(latent_dim, hidden_dim, spec.action_dim)
+        self._Q1 = networks.critic(latent_action_dim, hidden_dim)
+        self._Q2 = networks.critic(latent_action_dim, hidden_dim)
+        self._Q1_s = new_observation_critic()
+        self._Q2_s = new_observation_critic()
+
+        self.apply(networks.init_orthogonal)
+        for network in (self._reward, self._Q1, self._Q2, self._Q1_s, self._Q2_s):
+            last = network.mlp if isinstance(network, networks.PixelCritic) else network
+            assert isinstance(last, nn.Sequential)
+            networks.zero_last_layer(last)
+
+    def encode(self, obs: Tensor) -> Float[Tensor, "*B Z"]:
+        """h: observations ``[*B, *O]`` of any dtype to latents."""
+        batch = obs.shape[: obs.ndim - self.obs_ndim]
+        flat = obs.reshape(-1, *obs.shape[obs.ndim - self.obs_ndim :]).to(self.dtype)
+        return self._encoder(flat).reshape(*batch, -1)
+
+    def next_latent(
+        self, z: Float[Tensor, "*B Z"], action: Float[Tensor, "*B A"]
+    ) -> Float[Tensor, "*B Z"]:
+        """d: the latent after one agent step."""
+        return self._dynamics(torch.cat([z, action], dim=-1))
+
+    def reward(
+        self, z: Float[Tensor, "*B Z"], action: Float[Tensor, "*B A"]
+    ) -> Float[Tensor, "*B 1"]:
+        """R: the reward of one agent step."""
+        return self._reward(torch.cat([z, action], dim=-1))
+
+    def policy(
+        self, z: Float[Tensor, "*B Z"], noise: Float[Tensor, "*B A"] | None = None
+    ) -> Float[Tensor, "*B A"]:
+        """π: the mean tanh(·), or a sample when ``noise`` (already times its std) is given.
+
+        A sample is the mean plus clipped noise, clamped into the box; the clamp passes
+        gradients straight through.
+        """
+        mean = torch.tanh(self._pi(z))
+        if noise is None:
+            return mean
+        sample = mean + noise.clamp(-POLICY_NOISE_CLIP, POLICY_NOISE_CLIP)
+        clamped = sample.clamp(-1 + BOX_MARGIN, 1 - BOX_MARGIN)
+        return sample + (clamped - sample).detach()
+
+    def q(
+        self, z: Float[Tensor, "*B Z"], action: Float[Tensor, "*B A"]
+    ) -> tuple[Float[Tensor, "*B 1"], Float[Tensor, "*B 1"]]:
+        """Q1, Q2: both latent critics."""
+        z_action = torch.cat([z, action], dim=-1)
+        return self._Q1(z_action), self._Q2(z_action)
+
+    def q_obs(
+        self, obs: Tensor, action: Float[Tensor, "*B A"]
+    ) -> tuple[Float[Tensor, "*B 1"], Float[Tensor, "*B 1"]]:
+        """Q1ˢ, Q2ˢ: both observation critics on ``[*B, *O]``."""
+        batch = action.shape[:-1]
+        flat_obs = obs.reshape(-1, *obs.shape[obs.ndim - self.obs_ndim :]).to(self.dtype)
+        flat_action = action.reshape(-1, action.shape[-1])
+        q1 = self._Q1_s(flat_obs, flat_action).reshape(*batch, 1)
+        q2 = self._Q2_s(flat_obs, flat_action).reshape(*batch, 1)
+        return q1, q2
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._pi[0].weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._pi[0].weight.device
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        return list(self._pi.parameters())
+
+    def model_parameters(self) -> list[nn.Parameter]:
+        """All but the policy's: what the model update trains."""
+        policy = set(self.policy_parameters())
+        return [p for p in self.parameters() if p not in policy]
+
+    def plan_parameters(self) -> list[nn.Parameter]:
+        """Encoder, dynamics, reward and latent critics: what the plan's gradient trains."""
+        trained = (self._encoder, self._dynamics, self._reward, self._Q1, self._Q2)
+        return [p for network in trained for p in network.parameters()]
+
+    def target_copy(self) -> Self:
+        """A copy for the targets, whose weights take no gradients."""
+        return copy.deepcopy(self).requires_grad_(False)

@@ -1,0 +1,1 @@
+"""The planners: sampling (MPPI) and differentiable trajectory optimization."""

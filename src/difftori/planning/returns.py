@@ -1,0 +1,57 @@
+"""The return of a plan: the one place where a plan is scored."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difftori.model.world_model import WorldModel
+
+
+def rollout(
+    model: WorldModel, z: Float[Tensor, "B Z"], actions: Float[Tensor, "H B A"]
+) -> Float[Tensor, "H_1 B Z"]:
+    """Latents z_0 … z_H under the dynamics; ``[H+1, B, Z]``."""
+    latents = [z]
+    for action in actions:
+        latents.append(model.next_latent(latents[-1], action))
+    return torch.stack(latents)
+
+
+def plan_return(
+    model: WorldModel,
+    z: Float[Tensor, "B Z"],
+    actions: Float[Tensor, "H B A"],
+    discount: float,
+    terminal_noise: Float[Tensor, "B A"] | None = None,
+) -> Float[Tensor, "B 1"]:
+    """G(a) = Σ_{t<H} γ^t R(z_t, a_t) + γ^H min_i Q_i(z_H, π(z_H))   (DiffTORI, eq. 4).
+
+    Args:
+        z: z_0, the latent where the plan begins.
+        actions: a_0 … a_{H-1}, as they are (clamping is the caller's).
+        discount: γ, per agent step.
+        terminal_noise: noise on π(z_H), already times its std; None takes the mean.
+    """
+    horizon = len(actions)
+    latents = rollout(model, z, actions)
+    rewards = model.reward(latents[:-1], actions)
+    G = rewards[0]
+    for t in range(1, horizon):
+        G = G + discount**t * rewards[t]
+    z_H = latents[-1]
+    return G + discount**horizon * torch.minimum(*model.q(z_H, model.policy(z_H, terminal_noise)))
+
+
+def policy_rollout(
+    model: WorldModel,
+    z: Float[Tensor, "B Z"],
+    horizon: int,
+    noise: Float[Tensor, "H B A"] | None = None,
+) -> Float[Tensor, "H B A"]:
+    """The policy's own actions from z along the dynamics."""
+    actions = []
+    for t in range(horizon):
+        actions.append(model.policy(z, None if noise is None else noise[t]))
+        if t + 1 < horizon:
+            z = model.next_latent(z, actions[-1])
+    return torch.stack(actions)

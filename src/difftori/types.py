@@ -1,0 +1,85 @@
+"""What passes between the rooms of the project.
+
+Symbols of the shapes, everywhere in the project:
+
+    B  batch                      A  action dimension
+    H  planning horizon           Z  latent dimension
+    L  episode length             O  observation shape: [D] float32, or [3·stack, 84, 84] uint8
+    N  candidates of one plan
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Facts about an environment; nothing else tells the rest of the code about it."""
+
+    task: str
+    modality: str
+    """``state`` or ``pixels``"""
+    obs_shape: tuple[int, ...]
+    action_dim: int
+    episode_length: int
+    """agent steps in a whole episode"""
+    action_repeat: int
+    """environment steps per agent step"""
+    frame_stack: int = 1
+    """frames in one observation; 1 from state"""
+
+    @property
+    def obs_dtype(self) -> torch.dtype:
+        return torch.uint8 if self.modality == "pixels" else torch.float32
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished episode, as the replay buffer takes it."""
+
+    obs: np.ndarray
+    """``[L+1, *O]`` every observation, the last one included; uint8 pixels or float32"""
+    action: np.ndarray
+    """``[L, A]`` float32, as executed, in [-1, 1]"""
+    reward: np.ndarray
+    """``[L]`` float32, summed over the action repeat"""
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A prioritized batch of H-step sequences, on the computing device."""
+
+    obs: Tensor
+    """``[B, *O]`` first observation, stored dtype"""
+    next_obs: Tensor
+    """``[H, B, *O]`` the observation after each action"""
+    action: Float[Tensor, "H B A"]
+    reward: Float[Tensor, "H B 1"]
+    weight: Float[Tensor, "B"]
+    """importance weights, at most 1"""
+    index: Int[Tensor, "B"]
+    """where the sequences begin in the buffer, for ``update_priorities``"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a planner decided for B observations."""
+
+    action: Float[Tensor, "B A"]
+    """first action to execute, detached"""
+    carry: Float[Tensor, "B H A"] | None = None
+    """what the planner wants back at the next step of the same episode"""
+    differentiable_action: Float[Tensor, "B A"] | None = None
+    """first action of the last iterate, unclipped, with its graph"""
+    finite: Bool[Tensor, "B"] | None = None
+    """False where the plan was not finite and ``action`` is a fallback"""
+    stats: Mapping[str, Float[Tensor, "B"]] = field(default_factory=dict)
+    """numbers worth a log line, by name"""
