@@ -1,0 +1,155 @@
+"""The environment that agents see, around any simulator.
+
+A suite provides a `Simulator`, which knows environment steps and nothing of agents;
+`ControlEnv` adds what all suites share: action repeat, the time limit, stacked frames and seeds.
+"""
+
+from collections import deque
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import gymnasium as gym
+import numpy as np
+
+
+class SimStep(NamedTuple):
+    """What one environment step gave."""
+
+    reward: float
+    terminated: bool
+    """the task ended here for a reason of its own, not because its time was up"""
+    success: bool | None = None
+    """whether the task counts as solved, in suites that say so"""
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """What a suite provides; one call of `step` is one environment step."""
+
+    @property
+    def action_dim(self) -> int: ...
+
+    @property
+    def state_dim(self) -> int: ...
+
+    @property
+    def max_steps(self) -> int:
+        """Environment steps in a whole episode."""
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode that is a function of the seed alone, whatever ran before."""
+
+    def step(self, action: np.ndarray) -> SimStep:
+        """Advance by one environment step; ``action`` is ``[A]``, scaled to [-1, 1]."""
+
+    def state(self) -> np.ndarray:
+        """Current observation from state, ``[state_dim]`` float32, an array of its own."""
+
+    def render(self, height: int, width: int) -> np.ndarray:
+        """Current image, ``[height, width, 3]`` uint8."""
+
+    def close(self) -> None:
+        """Free what the simulator holds; harmless when called twice."""
+
+
+class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
+    """A simulator seen in agent steps.
+
+    Observations are ``[D]`` float32 from state, or ``[3 * frame_stack, img_size, img_size]``
+    uint8 from pixels, oldest frame first; the first frame of an episode fills the whole stack.
+    Actions are ``[A]`` float32 in [-1, 1]; they are not clipped here.
+
+    Exceptions of the simulator propagate, and values that are not finite pass unchanged: what
+    to do about a diverged simulation is for the caller to decide.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        *,
+        action_repeat: int,
+        pixels: bool,
+        frame_stack: int = 3,
+        img_size: int = 84,
+    ) -> None:
+        if action_repeat < 1 or frame_stack < 1 or img_size < 1:
+            raise ValueError(
+                "action_repeat, frame_stack and img_size must be at least 1, got "
+                f"{action_repeat}, {frame_stack} and {img_size}"
+            )
+        self.simulator = simulator
+        self.action_repeat = action_repeat
+        self.episode_length = -(-simulator.max_steps // action_repeat)
+        """agent steps in a whole episode; the last one is shorter if the repeat does not divide"""
+        self._pixels = pixels
+        self._img_size = img_size
+        self._frames: deque[np.ndarray] = deque(maxlen=frame_stack)
+        self._steps_left = 0
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (simulator.action_dim,), np.float32)
+        self.obs_shape: tuple[int, ...]
+        if pixels:
+            self.obs_shape = (3 * frame_stack, img_size, img_size)
+            self.observation_space = gym.spaces.Box(0, 255, self.obs_shape, np.uint8)
+        else:
+            self.obs_shape = (simulator.state_dim,)
+            self.observation_space = gym.spaces.Box(-np.inf, np.inf, self.obs_shape, np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode.
+
+        With a seed (0 to 2**32 - 1) the episode is a function of it alone, bit for bit; without
+        one, its seed is drawn from ``np_random``. ``options`` is ignored.
+        """
+        super().reset(seed=seed)
+        episode_seed = int(self.np_random.integers(2**32)) if seed is None else int(seed)
+        self._steps_left = 0
+        self.simulator.reset(episode_seed)
+        self._steps_left = self.simulator.max_steps
+        self._frames.clear()
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Hold ``action`` for ``action_repeat`` environment steps and sum their rewards.
+
+        Returns observation, reward, terminated, truncated and info; info has ``success`` (at
+        any of the repeated steps) where the suite reports it. Stops early at the episode's end.
+
+        Raises:
+            ValueError: the action has the wrong shape.
+            RuntimeError: the episode is over, or none was begun.
+        """
+        if np.shape(action) != self.action_space.shape:
+            expected = self.action_space.shape
+            raise ValueError(f"action must have shape {expected}, got {np.shape(action)}")
+        if self._steps_left == 0:
+            raise RuntimeError("no episode is running: call reset() before step()")
+        reward = 0.0
+        success: bool | None = None
+        for _ in range(self.action_repeat):
+            result = self.simulator.step(action)
+            reward += result.reward
+            if result.success is not None:
+                success = bool(success) or result.success
+            self._steps_left = 0 if result.terminated else self._steps_left - 1
+            if self._steps_left == 0:
+                break
+        truncated = self._steps_left == 0 and not result.terminated
+        info = {} if success is None else {"success": success}
+        return self._observe(), reward, result.terminated, truncated, info
+
+    def render(self, height: int = 384, width: int = 384) -> np.ndarray:
+        """Image of the current state for videos, ``[height, width, 3]`` uint8."""
+        return self.simulator.render(height, width)
+
+    def close(self) -> None:
+        self._steps_left = 0
+        self.simulator.close()
+
+    def _observe(self) -> np.ndarray:
+        if not self._pixels:
+            return self.simulator.state()
+        frame = self.simulator.render(self._img_size, self._img_size).transpose(2, 0, 1)
+        missing = 1 if self._frames else self._frames.maxlen or 1
+        self._frames.extend([frame] * missing)
+        return np.concatenate(self._frames)

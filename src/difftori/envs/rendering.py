@@ -1,0 +1,114 @@
+"""Which OpenGL backend MuJoCo renders with.
+
+MuJoCo and dm_control read ``MUJOCO_GL`` once, when they are first imported, so the choice has to
+come before: call `prepare_rendering` early in any program that wants pixels or videos. A program
+that renders nothing imports them inside `without_rendering`, which needs no display, no driver
+and no search for either.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+HEADLESS_BACKENDS = ("egl", "osmesa")
+_OFF = ("off", "disable", "disabled", "false", "0")
+
+# A driver can be present and still fail to give a context or a picture, and a failed attempt
+# cannot be undone within a process: so one lit frame is rendered in a process of its own.
+_PROBE = """
+import mujoco
+model = mujoco.MjModel.from_xml_string(
+    '<mujoco><worldbody><light pos="0 0 2"/><geom size="1" pos="0 0 -2"/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+with mujoco.Renderer(model, 16, 16) as renderer:
+    renderer.update_scene(data)
+    assert renderer.render().any()
+"""
+_PROBE_TIMEOUT_SECONDS = 30
+
+
+def prepare_rendering() -> str:
+    """Make sure that images can be rendered in this process; returns the backend's name.
+
+    ``MUJOCO_GL`` is respected if it is set. Otherwise, on Linux without a display, EGL and then
+    OSMesa are tried by rendering a frame, and the first that works is stored in ``MUJOCO_GL``
+    and ``PYOPENGL_PLATFORM``, for this process and those that it starts. With a display the
+    choice is left to MuJoCo (``""``). The second call is free.
+
+    Raises:
+        RuntimeError: nothing works, or rendering has been switched off.
+    """
+    check_rendering()
+    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if not chosen:
+        if not _headless():
+            return ""
+        chosen = _first_working_backend()
+        os.environ["MUJOCO_GL"] = chosen
+    if chosen in HEADLESS_BACKENDS:
+        os.environ["PYOPENGL_PLATFORM"] = chosen
+    return chosen
+
+
+def check_rendering() -> None:
+    """Raise a RuntimeError that names the remedy if rendering is switched off in this process."""
+    if os.environ.get("MUJOCO_GL", "").lower().strip() in _OFF:
+        raise RuntimeError(
+            f"MUJOCO_GL={os.environ['MUJOCO_GL']} switches rendering off: "
+            "unset it to use pixels or videos"
+        )
+    loaded = sys.modules.get("dm_control._render")
+    # Without a display and without a choice, dm_control takes GLFW, which then cannot render.
+    useless = (*_OFF, "glfw") if _headless() else _OFF
+    if loaded is not None and loaded.BACKEND in useless:
+        raise RuntimeError(
+            "dm_control was imported in this process before a rendering backend was chosen: "
+            "call prepare_rendering() before the first environment is made"
+        )
+
+
+@contextmanager
+def without_rendering() -> Iterator[None]:
+    """Import MuJoCo in here when nothing is rendered: no backend is looked for.
+
+    A backend that the user or `prepare_rendering` has chosen stays, and so does a display's.
+    """
+    if os.environ.get("MUJOCO_GL") or not _headless():
+        yield
+        return
+    os.environ["MUJOCO_GL"] = "disabled"
+    try:
+        yield
+    finally:
+        del os.environ["MUJOCO_GL"]
+
+
+def _headless() -> bool:
+    return sys.platform == "linux" and not os.environ.get("DISPLAY")
+
+
+def _first_working_backend() -> str:
+    for backend in HEADLESS_BACKENDS:
+        if _renders(backend):
+            return backend
+    raise RuntimeError(
+        "Cannot render: this machine has no display and neither EGL nor OSMesa works; install "
+        "the Debian packages libegl1 and libgl1-mesa-dri (EGL), or libosmesa6 (OSMesa)."
+    )
+
+
+def _renders(backend: str) -> bool:
+    environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            env=environment,
+            capture_output=True,
+            timeout=_PROBE_TIMEOUT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return probe.returncode == 0

@@ -1,0 +1,21 @@
+"""What a task is, before an environment exists for it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """Names a task within a suite; each ``cfgs/task/NAME.yaml`` holds these values."""
+
+    name: str
+    """what users type and what logs show, for example ``cup-catch``"""
+    suite: str
+    """which simulator family makes it: a name in the registry of ``make_env``"""
+    domain: str
+    """the suite's own name of the body and its world, for example ``ball_in_cup``"""
+    domain_task: str
+    """the suite's own name of what is to be done, for example ``catch``"""
+    action_repeat: int
+    """environment steps that each action is held for, at least 1"""
+    camera: int = 0
+    """index of the fixed camera that pixels and videos are rendered from"""

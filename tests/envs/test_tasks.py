@@ -1,0 +1,90 @@
+"""The task files: complete, consistent, and with the published numbers."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from difftori.envs.rendering import without_rendering
+
+with without_rendering():
+    from dm_control import suite
+
+ROOT = Path(__file__).parents[2]
+FILES = {path.stem: path for path in sorted((ROOT / "cfgs" / "task").glob("*.yaml"))}
+CONFIGS = {name: OmegaConf.load(path) for name, path in FILES.items()}
+
+# action_repeat, max_iterations, step_size, damping
+PUBLISHED = {
+    "cartpole-swingup-sparse": (8, 50, 1e-3, 0.5),
+    "cheetah-run": (2, 100, 1e-4, 0.001),
+    "cup-catch": (2, 100, 1e-4, 0.01),
+    "finger-spin": (2, 100, 1e-4, 0.01),
+    "finger-turn-easy": (2, 50, 1e-3, 0.1),
+    "finger-turn-hard": (2, 50, 1e-3, 0.1),
+    "hopper-stand": (4, 50, 1e-3, 0.01),
+    "pendulum-swingup": (2, 100, 1e-4, 0.001),
+    "quadruped-run": (4, 100, 1e-4, 0.1),
+    "quadruped-walk": (4, 100, 1e-4, 0.1),
+    "reacher-easy": (4, 100, 1e-4, 0.01),
+    "reacher-hard": (4, 100, 1e-4, 0.01),
+    "walker-run": (2, 200, 3e-5, 0.001),
+    "walker-stand": (2, 100, 1e-4, 0.01),
+    "walker-walk": (2, 100, 1e-4, 0.01),
+}
+BY_DOMAIN = {
+    "cartpole": (8, 50, 1e-3, 0.5),
+    "dog": (2, 50, 1e-3, 0.001),
+    "humanoid": (2, 50, 1e-3, 0.001),
+    "humanoid_CMU": (2, 50, 1e-3, 0.001),
+}
+OTHERWISE = (4, 50, 1e-3, 0.001)
+SIZES = {
+    "dog": {
+        "iterations": 8,
+        "latent_dim": 100,
+        "batch_size": 2048,
+        "lr": 3e-4,
+        "train_steps": 5_000_000,
+    },
+    "humanoid": {"iterations": 12, "latent_dim": 100, "train_steps": 3_000_000},
+    "humanoid_CMU": {"iterations": 12, "latent_dim": 100, "train_steps": 3_000_000},
+    "quadruped": {"camera": 2},
+}
+ALWAYS = {
+    "task",
+    "suite",
+    "domain",
+    "domain_task",
+    "action_repeat",
+    "max_iterations",
+    "step_size",
+    "damping",
+}
+
+
+def test_the_list_of_tasks_is_the_folder() -> None:
+    assert (ROOT / "tasks.txt").read_text().splitlines() == sorted(FILES)
+
+
+def test_every_task_of_the_suite_that_ends_has_a_file() -> None:
+    named = [
+        (config.domain, config.domain_task)
+        for config in CONFIGS.values()
+        if config.suite == "dmcontrol"
+    ]
+    assert sorted(named) == sorted(names for names in suite.ALL_TASKS if names[0] != "lqr")
+    assert set(PUBLISHED) <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if CONFIGS[n].suite == "dmcontrol"])
+def test_a_file_says_what_was_published(name: str) -> None:
+    config = CONFIGS[name]
+    domain = config.domain
+    settings = (config.action_repeat, config.max_iterations, config.step_size, config.damping)
+    assert FILES[name].read_text().startswith("# @package _global_\n")
+    assert config.task == name
+    assert settings == PUBLISHED.get(name, BY_DOMAIN.get(domain, OTHERWISE))
+    assert [type(value) for value in settings] == [int, int, float, float]
+    sizes = SIZES.get(domain, {})
+    assert {key: config[key] for key in config if key not in ALWAYS} == sizes
