@@ -44,6 +44,7 @@ def make_env(
         pixels=pixels,
         frame_stack=frame_stack,
         img_size=img_size,
+        episode_length=task.episode_length,
     )
     spec = EnvSpec(
         task=task.name,

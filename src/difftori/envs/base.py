@@ -70,7 +70,9 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
         pixels: bool,
         frame_stack: int = 3,
         img_size: int = 84,
+        episode_length: int | None = None,
     ) -> None:
+        """``episode_length`` (environment steps) cuts episodes that would be longer."""
         if action_repeat < 1 or frame_stack < 1 or img_size < 1:
             raise ValueError(
                 "action_repeat, frame_stack and img_size must be at least 1, got "
@@ -78,7 +80,8 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
             )
         self.simulator = simulator
         self.action_repeat = action_repeat
-        self.episode_length = -(-simulator.max_steps // action_repeat)
+        self._max_steps = min(simulator.max_steps, episode_length or simulator.max_steps)
+        self.episode_length = -(-self._max_steps // action_repeat)
         """agent steps in a whole episode; the last one is shorter if the repeat does not divide"""
         self._pixels = pixels
         self._img_size = img_size
@@ -105,7 +108,7 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
         episode_seed = int(self.np_random.integers(2**32)) if seed is None else int(seed)
         self._steps_left = 0
         self.simulator.reset(episode_seed)
-        self._steps_left = self.simulator.max_steps
+        self._steps_left = self._max_steps
         self._frames.clear()
         return self._observe(), {}
 

@@ -19,3 +19,5 @@ class TaskSpec:
     """environment steps that each action is held for, at least 1"""
     camera: int = 0
     """index of the fixed camera that pixels and videos are rendered from"""
+    episode_length: int | None = None
+    """environment steps after which an episode is cut; None leaves the task's own length"""

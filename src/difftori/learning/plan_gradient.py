@@ -86,6 +86,10 @@ class PlanGradient:
         }
         return metrics
 
+    def discard(self) -> None:
+        """Forget what was accumulated, as if its steps had not been taken."""
+        self._sums, self._gradient = _Sums(), None
+
     @property
     def gradient(self) -> dict[str, Tensor]:
         """The sum so far, by parameter name; zeros before the first step."""

@@ -1,0 +1,185 @@
+"""Saving and resuming: what a checkpoint holds, when one is due, and which one is used.
+
+The replay data goes to an append-only log beside the checkpoints; each checkpoint refers to a
+prefix of it. See ``store`` and ``replay_log`` for how both survive being killed at any moment.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from difftori.config import ConfigError
+from difftori.replay import ReplayBuffer
+from difftori.run.console import ConsoleReporter
+from difftori.run.replay_log import ReplayLog
+from difftori.run.store import CheckpointError, CheckpointStore, CheckpointWriteError
+from difftori.types import EnvSpec
+
+FORMAT = 1
+"""of the tree; a checkpoint of another format is refused"""
+
+MAY_DIFFER = frozenset(
+    "train_steps modality_train_steps preset exp_name log_dir resume overwrite save_every_minutes "
+    "save_model device buffer_device threads start_from max_nonfinite eval_episodes save_video "
+    "use_wandb wandb_project wandb_entity wandb_mode".split()
+)
+"""keys of the config that a resumed run may change"""
+
+
+class Checkpointer:
+    """The checkpoints of one run folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: EnvSpec,
+        config: dict[str, Any],
+        *,
+        every_minutes: float,
+        console: ConsoleReporter,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``config`` has the flat keys; those outside ``MAY_DIFFER`` must agree to resume."""
+        self._identity = {key: value for key, value in config.items() if key not in MAY_DIFFER}
+        self._every_seconds = 60 * every_minutes
+        self._console = console
+        self._clock = clock
+        self._saved_at = clock()
+        self._store = CheckpointStore(folder / "checkpoints")
+        stack = spec.frame_stack
+        channels, *size = spec.obs_shape
+        self._log = ReplayLog(
+            folder / "checkpoints" / "replay",
+            obs_shape=(channels // stack, *size),
+            obs_dtype="uint8" if spec.obs_dtype == torch.uint8 else "<f4",
+            action_dim=spec.action_dim,
+            episode_length=spec.episode_length,
+            frame_stack=stack,
+        )
+        self.episode_bytes = self._log.episode_bytes
+        """on disk, of one episode"""
+
+    @property
+    def due(self) -> bool:
+        return self._clock() - self._saved_at >= self._every_seconds
+
+    def save(
+        self,
+        number: int,
+        tree: dict[str, Any],
+        buffer: ReplayBuffer,
+        *,
+        best: bool = False,
+        wait: bool = False,
+    ) -> bool:
+        """Copy ``tree`` and write it behind the caller's back, or at once with ``wait``.
+
+        A disk that does not take it is a warning and a False (the old checkpoints stay intact,
+        and the next time it is tried again).
+        """
+        self._saved_at = self._clock()
+        try:
+            self._append_episodes(buffer)
+            replay = {"buffer": buffer.priorities_state(), "log": self._log.position()}
+            whole = {**tree, "format": FORMAT, "config": self._identity, "replay": replay}
+            self._store.save_async(number, whole, best=best, before=self._log.fsync)
+            if wait:
+                self._store.wait()
+            self._drop_old_episodes(buffer)
+        except CheckpointWriteError as error:
+            self._warn(error)
+            return False
+        return not self.report_failures()
+
+    def report_failures(self) -> bool:
+        """Warn of writes that have failed since; True if there were any."""
+        failures = self._store.poll()
+        for failure in failures:
+            self._warn(failure)
+        return bool(failures)
+
+    def latest(self) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, None if the run has none.
+
+        Raises:
+            ConfigError: it belongs to another configuration; names what differs.
+            CheckpointError: there are checkpoints, and all are damaged.
+        """
+        found = self._store.latest(self._check)
+        for problem in self._store.skipped:
+            self._console.warn(f"a checkpoint was passed over: {problem}")
+        if found is None:
+            self._log.restore(None)
+            self._log.truncate(None)
+            return None
+        _, tree = found
+        self._log.truncate(tree["replay"]["log"])
+        return tree
+
+    def load_buffer(self, tree: dict[str, Any], buffer: ReplayBuffer) -> None:
+        """Fill an empty buffer with what the checkpoint refers to."""
+        state = tree["replay"]["buffer"]
+        first, last = state["first_episode"], state["episodes_added"]
+        episodes = (episode for _, episode in self._log.episodes(first, last))
+        buffer.load(episodes, state)
+
+    def close(self) -> None:
+        """Wait for the last write."""
+        self._store.wait()
+        self.report_failures()
+        self._log.close()
+
+    def _append_episodes(self, buffer: ReplayBuffer) -> None:
+        for number in range(self._log.count, buffer.num_episodes_added):
+            if number not in buffer.live_episodes:
+                raise CheckpointWriteError(
+                    self._log.folder, 0, f"episode {number} left the buffer before it was saved"
+                )
+            self._log.append(buffer.episode(number))
+
+    def _drop_old_episodes(self, buffer: ReplayBuffer) -> None:
+        oldest = buffer.live_episodes.start
+        if oldest > 0:
+            # Two checkpoints are kept: what the one before needs stays until the next save.
+            self._log.drop_before(oldest, referenced=self._referenced)
+        self._referenced = oldest
+
+    _referenced = 0
+
+    def _check(self, tree: dict[str, Any]) -> None:
+        if tree.get("format") != FORMAT:
+            raise ConfigError(
+                f"the checkpoint has format {tree.get('format')}, this version reads {FORMAT}"
+            )
+        stored = tree["config"]
+        differing = sorted(
+            key
+            for key in stored.keys() | self._identity.keys()
+            if stored.get(key) != self._identity.get(key)
+        )
+        if differing:
+            changes = ", ".join(
+                f"{key} {stored.get(key)} (now {self._identity.get(key)})" for key in differing
+            )
+            raise ConfigError(
+                f"the run in {self._store.folder.parent} was made with other settings: {changes}; "
+                "use them again, or another exp_name"
+            )
+        self._log.restore(tree["replay"]["log"])
+
+    def _warn(self, error: CheckpointError) -> None:
+        self._console.warn(f"{error}; training goes on, and saving is tried again")
+
+
+def read_latest(folder: Path) -> dict[str, Any]:
+    """The newest whole checkpoint of a run folder, whatever its configuration.
+
+    Raises CheckpointError if there is none.
+    """
+    found = CheckpointStore(folder / "checkpoints").latest()
+    if found is None:
+        raise CheckpointError(f"there is no checkpoint in {folder / 'checkpoints'}")
+    return found[1]

@@ -1,0 +1,44 @@
+"""Every random number of a run comes from its seed and the name of what it is for."""
+
+import random
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def derive_seed(seed: int, *path: str | int) -> int:
+    """A seed below 2³¹ for the purpose that ``path`` names; different paths, different seeds."""
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in path]
+    return int(np.random.SeedSequence([seed, *words]).generate_state(1)[0] >> 1)
+
+
+def generator(device: torch.device | str, seed: int, *path: str | int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(derive_seed(seed, *path))
+
+
+class RandomStreams:
+    """The generators of a run, one for each purpose, so that none disturbs another.
+
+    Environments have none: each episode is seeded by its number.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.acting = generator(device, seed, "acting")
+        self.learning = generator(device, seed, "learning")
+        self.replay = generator("cpu", seed, "replay")
+        # The global generators initialise the weights, and serve whatever a library draws.
+        torch.manual_seed(derive_seed(seed, "weights"))
+        np.random.seed(derive_seed(seed, "numpy"))
+        random.seed(derive_seed(seed, "python"))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        states = {name: stream.get_state() for name, stream in vars(self).items()}
+        return states | {"torch": torch.get_rng_state()}
+
+    def load_state_dict(self, states: Mapping[str, Tensor]) -> None:
+        for name, stream in vars(self).items():
+            stream.set_state(states[name])
+        torch.set_rng_state(states["torch"])

@@ -1,0 +1,157 @@
+"""One training session: claims the run folder, runs the trainer, and says how it ended."""
+
+import contextlib
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import DictConfig
+
+from difftori.config import Config, ConfigError, from_hydra
+from difftori.envs.rendering import prepare_rendering
+from difftori.learning.finite import NotFiniteError
+from difftori.run.build import build_trainer
+from difftori.run.console import ConsoleReporter
+from difftori.run.lock import RunLock, RunLockedError
+from difftori.run.metrics import Metrics
+from difftori.run.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
+from difftori.run.store import CheckpointError
+from difftori.run.trackers import Tracker, run_id, start_wandb
+from difftori.run.trainer import EpisodeFailedError, Trainer
+
+FAILED_EXIT_CODE = 1
+
+
+def train(cfg: DictConfig) -> int:
+    """Run or resume what the config describes; returns the process's exit code.
+
+    0 when the run is complete, 75 when it was asked to stop and can be resumed, 1 when it
+    cannot go on.
+
+    Raises:
+        ConfigError: nothing was started, and nothing changed on disk.
+    """
+    config = from_hydra(cfg)
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    if config.env.modality == "pixels" or config.evaluation.save_video:
+        _prepare_rendering()
+    if config.run.start_from is not None and not config.run.start_from.is_file():
+        raise ConfigError(f"start_from={config.run.start_from} is not a file")
+    folder = config.run.folder
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(RunLock(folder))
+            _claim(folder, config)
+        except RunLockedError as error:
+            raise ConfigError(str(error)) from error
+        except OSError as error:
+            raise ConfigError(f"the run folder {folder} cannot be used: {error}") from error
+        with StopSignals() as signals, ConsoleReporter() as console:
+            code = _run(config, console, signals)
+    chained = signals.previous_handler()
+    if chained is not None:
+        chained()
+    return code
+
+
+def _prepare_rendering() -> None:
+    try:
+        prepare_rendering()
+    except RuntimeError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _claim(folder: Path, config: Config) -> None:
+    """Respect what is in the folder, or clear it if the user said so."""
+    run = config.run
+    exists = any((folder / name).exists() for name in ("checkpoints", "metrics.jsonl"))
+    if not exists or run.resume:
+        return
+    if not run.overwrite:
+        raise ConfigError(
+            f"{folder} holds a run; resume=true goes on with it, overwrite=true deletes it"
+        )
+    for entry in folder.iterdir():
+        if entry.name == ".lock":
+            continue
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _run(config: Config, console: ConsoleReporter, signals: StopSignals) -> int:
+    folder = config.run.folder
+    metrics = Metrics(folder, console=console, trackers=_trackers(config, console))
+    code = FAILED_EXIT_CODE
+    trainer = None
+    try:
+        trainer, _ = build_trainer(config, console=console, metrics=metrics, signals=signals)
+        _write_text(folder / "config.yaml", yaml.safe_dump(config.flat(), sort_keys=False))
+        trainer.run()
+        if config.run.save_model:
+            _save_model(trainer, folder, metrics)
+        console.info(f"done: {config.run.train_steps:,} env steps, everything in {folder}")
+        code = 0
+    except StopRequested as request:
+        console.info(f"stopped by {request} and saved; the same command goes on from here")
+        code = RESUME_EXIT_CODE
+    except (NotFiniteError, EpisodeFailedError, CheckpointError) as error:
+        console.error(f"{error}; what was saved before is intact in {folder / 'checkpoints'}")
+    finally:
+        if trainer is not None:
+            trainer.close()
+        metrics.close(code)
+    return code
+
+
+def _trackers(config: Config, console: ConsoleReporter) -> list[Tracker]:
+    wandb = config.wandb
+    if not wandb.use_wandb:
+        return []
+    run, folder = config.run, config.run.folder
+    tracker = start_wandb(
+        project=wandb.wandb_project,
+        entity=wandb.wandb_entity,
+        mode=wandb.wandb_mode,
+        run_id=run_id(folder),
+        name=f"{run.task}-{run.modality}-{run.mode}-{run.exp_name}-{run.seed}",
+        group=f"{run.task}-{run.modality}-{run.mode}-{run.exp_name}",
+        tags=[run.task, run.modality, run.mode, run.preset],
+        config=config.flat(),
+        folder=folder,
+        warn=console.warn,
+    )
+    return [] if tracker is None else [tracker]
+
+
+def _save_model(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
+    """The weights in the published format."""
+    path = folder / "models" / "model.pt"
+    path.parent.mkdir(exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(trainer.weights(), buffer)
+    _write_bytes(path, buffer.getvalue())
+    metrics.artifact(path, "model")
+
+
+def _write_text(path: Path, text: str) -> None:
+    _write_bytes(path, text.encode())
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The flat keys that a run was started with. Raises ConfigError."""
+    try:
+        return yaml.safe_load((folder / "config.yaml").read_text())
+    except OSError as error:
+        raise ConfigError(f"{folder} is not a run's folder: {error}") from error

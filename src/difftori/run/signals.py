@@ -1,0 +1,57 @@
+"""Being asked to stop: finish the step in hand, save, and say that the run can be resumed."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+RESUME_EXIT_CODE = 75
+"""EX_TEMPFAIL: the run stopped on request, saved, and goes on with the same command"""
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+
+
+class StopRequested(Exception):  # noqa: N818, a request and not an error
+    """Raised at the first safe point after a signal, once everything is saved."""
+
+
+class StopSignals:
+    """Within this context the signals only leave a note; a second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        """name of the signal that asked to stop"""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for name in _SIGNALS:
+            number = getattr(signal, name)
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def previous_handler(self) -> Callable[[], None] | None:
+        """What a launcher had installed for the signal that came, if it had: call it last.
+
+        Cluster launchers requeue the job in theirs.
+        """
+        if self.requested is None:
+            return None
+        number = getattr(signal, self.requested)
+        handler = self._before.get(number)
+        if not callable(handler) or handler is signal.default_int_handler:
+            return None
+        return lambda: handler(number, None)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.requested is not None:
+            raise KeyboardInterrupt
+        self.requested = signal.Signals(number).name

@@ -1,0 +1,119 @@
+"""Where a run stands: everything about the loop itself that a checkpoint must hold."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from difftori.types import Episode
+
+Phase = Literal["acting", "updating", "evaluating"]
+
+
+@dataclass
+class Counters:
+    phase: Phase = "acting"
+    agent_step: int = 0
+    """actions taken in the environment, the open episode's included"""
+    episode: int = 0
+    """episodes finished"""
+    episode_start_step: int = 0
+    """agent step at which the present (or the last) episode began"""
+    update: int = 0
+    """model updates done"""
+    update_step: int = 0
+    """step of the last model update, as schedules count it"""
+    updates_planned: int = 0
+    """of the present block of updates"""
+    updates_left: int = 0
+    seed_block_done: bool = False
+    """whether the long block of updates after the seed steps has been planned"""
+    evaluated_through: int = 0
+    """whole multiples of eval_freq that have been evaluated"""
+    best_reward: float | None = None
+    """of all evaluations"""
+    episodes_dropped: int = 0
+    dropped_in_a_row: int = 0
+
+    @property
+    def progress_number(self) -> int:
+        """Grows with every agent step and every update; numbers the checkpoints."""
+        return self.agent_step + self.update
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class OpenEpisode:
+    """An episode that is being acted; enough to go on in the middle of it.
+
+    A simulator's state is not the whole of it (targets live in the model, tasks keep attributes),
+    but a seed and the actions since make it again exactly.
+    """
+
+    seed: int
+    obs: list[np.ndarray]
+    action: list[np.ndarray] = field(default_factory=list)
+    reward: list[float] = field(default_factory=list)
+    carry: Tensor | None = None
+    """what the planner wants back at the next step"""
+    success: float | None = None
+
+    def finish(self) -> Episode:
+        return Episode(
+            obs=np.stack(self.obs),
+            action=np.stack(self.action),
+            reward=np.asarray(self.reward, dtype=np.float32),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        action = np.stack(self.action) if self.action else np.zeros((0, 0), np.float32)
+        return {
+            "seed": self.seed,
+            "obs": torch.from_numpy(np.stack(self.obs)),
+            "action": torch.from_numpy(action),
+            "reward": torch.tensor(self.reward, dtype=torch.float64),
+            "carry": self.carry,
+            "success": self.success,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> "OpenEpisode":
+        carry = state["carry"]
+        return cls(
+            seed=state["seed"],
+            obs=list(state["obs"].numpy()),
+            action=list(state["action"].numpy()),
+            reward=state["reward"].tolist(),
+            carry=None if carry is None else carry.to(device),
+            success=state["success"],
+        )
+
+
+class Averages:
+    """Means of named numbers since the last ``pop``; keeps tensors on their device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Tensor] | dict[str, float]) -> None:
+        for name, value in values.items():
+            mean = torch.as_tensor(value).detach().double().mean()
+            self._sums[name] = self._sums[name] + mean if name in self._sums else mean
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def pop(self) -> dict[str, float]:
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self._sums = {name: total.to(device) for name, total in state["sums"].items()}
+        self._counts = dict(state["counts"])
