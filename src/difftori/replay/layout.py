@@ -1,0 +1,91 @@
+"""How episodes are laid out in slots, what that takes, and frames out of and into stacks."""
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from difftori.types import EnvSpec, Episode
+
+
+def slots_needed(spec: EnvSpec, capacity: int) -> int:
+    """Slots for ``capacity`` transitions of whole episodes: one more per episode, its last obs."""
+    return capacity + -(-capacity // spec.episode_length)
+
+
+def memory_bytes(spec: EnvSpec, capacity: int) -> int:
+    """Bytes that a full buffer of ``capacity`` transitions takes, its bookkeeping included."""
+    return slots_needed(spec, capacity) * slot_bytes(spec)
+
+
+def slot_bytes(spec: EnvSpec) -> int:
+    """Bytes of one slot, its share of the bookkeeping included."""
+    frame = int(np.prod(frame_shape(spec.obs_shape, spec.frame_stack))) * spec.obs_dtype.itemsize
+    action_and_reward = 4 * (spec.action_dim + 1)
+    step, priority, mass_and_its_sum = 4, 8, 16
+    return frame + action_and_reward + step + priority + mass_and_its_sum
+
+
+def frame_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:
+    """The shape of one of the ``stack`` frames of an observation; frames lie along the first axis.
+
+    Raises ValueError if the first axis does not divide by ``stack``.
+    """
+    if stack < 1 or obs_shape[0] % stack:
+        raise ValueError(f"an observation of shape {obs_shape} is no stack of {stack} frames")
+    return (obs_shape[0] // stack, *obs_shape[1:])
+
+
+def newest_frames(obs: np.ndarray, stack: int) -> np.ndarray:
+    """``[T, *frame]``: the newest, that is the last, frame of each observation ``[T, *O]``.
+
+    Raises ValueError unless ``stack_frames`` gives back ``obs``: the first observation must repeat
+    its frame, and each later one must be the one before, moved on by a frame.
+    """
+    channels = obs.shape[1] // stack
+    if stack > 1:
+        frames = obs[:, -channels:]
+        if not (obs[0].reshape(stack, *frames.shape[1:]) == frames[0]).all():
+            raise ValueError("an episode's first observation must repeat its first frame")
+        moved = (obs[1:, :-channels] == obs[:-1, channels:]).reshape(len(obs) - 1, -1).all(1)
+        if not moved.all():
+            step = int(np.argmin(moved)) + 1
+            raise ValueError(f"observation {step} does not continue the frame stack before it")
+        return frames
+    return obs
+
+
+def stack_frames(
+    frames: Shaped[Tensor, "frames n ..."], stack: int
+) -> Shaped[Tensor, "steps n ..."]:
+    """Observations ``[T, n, *O]`` from consecutive frames ``[T+stack-1, n, *frame]``."""
+    if stack == 1:
+        return frames
+    steps = len(frames) - stack + 1
+    return torch.cat([frames[k : k + steps] for k in range(stack)], dim=2)
+
+
+def episode_rows(episode: Episode, spec: EnvSpec, longest: int) -> tuple[Tensor, Tensor]:
+    """Frames ``[L+1, *frame]`` and actions with rewards ``[L, A+1]``, as slots hold them.
+
+    Raises ValueError if the episode is empty, longer than ``longest`` transitions, not of the
+    environment's shapes and dtypes, not finite, or not a running stack of frames.
+    """
+    length = len(episode)
+    if not 1 <= length <= longest:
+        raise ValueError(f"an episode needs 1 to {longest} transitions, got {length}")
+    obs_dtype = np.uint8 if spec.obs_dtype == torch.uint8 else np.float32
+    _check("obs", episode.obs, (length + 1, *spec.obs_shape), obs_dtype)
+    _check("action", episode.action, (length, spec.action_dim), np.float32)
+    _check("reward", episode.reward, (length,), np.float32)
+    frames = newest_frames(episode.obs, spec.frame_stack)
+    acts = np.concatenate([episode.action, episode.reward[:, None]], axis=1)
+    return torch.tensor(frames), torch.from_numpy(acts)
+
+
+def _check(name: str, value: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
+    if value.shape != shape or value.dtype != dtype:
+        wanted = f"{np.dtype(dtype)} of shape {shape}"
+        raise ValueError(f"{name} must be {wanted}, got {value.dtype} of {value.shape}")
+    if dtype is np.float32 and not np.isfinite(value).all():
+        raise ValueError(f"{name} is not finite at {np.argwhere(~np.isfinite(value))[0]}")
