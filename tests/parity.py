@@ -154,7 +154,8 @@ def check_back_plan(case: Case) -> Iterator[Deviation]:
 def gradient_deviation(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Deviation:
     """Over all parameters as one vector; a parameter that is not ours has gradient zero."""
     difference = sum(
-        float((ours.get(name, torch.zeros_like(g)) - g).square().sum()) for name, g in theirs.items()
+        float((ours.get(name, torch.zeros_like(g)) - g).square().sum())
+        for name, g in theirs.items()
     )
     norm = sum(float(g.square().sum()) for g in theirs.values()) ** 0.5
     return Deviation(

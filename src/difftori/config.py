@@ -8,12 +8,15 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+# Presets count in agent steps what other keys count in env steps.
+OmegaConf.register_new_resolver("times", lambda a, b: int(a) * int(b), replace=True)
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "cfgs"
 
@@ -151,7 +154,7 @@ class MppiConfig(Section):
         return int(self.mixture_coef * self.num_samples)
 
     @model_validator(mode="after")
-    def _enough_candidates(self) -> Self:
+    def _enough_candidates(self) -> "MppiConfig":
         candidates = self.num_samples + self.num_policy_samples
         if self.num_elites > candidates:
             raise ValueError(f"num_elites={self.num_elites} exceeds the {candidates} candidates")
@@ -258,8 +261,12 @@ _HELPER_KEYS = {"modality_train_steps"}
 
 def config_keys() -> set[str]:
     """Every key that a run understands."""
-    sections = [field.annotation for field in Config.model_fields.values()]
-    return _HELPER_KEYS.union(*(section.model_fields for section in sections if section))
+    return _HELPER_KEYS.union(*(section.model_fields for section in _sections().values()))
+
+
+def _sections() -> dict[str, type[Section]]:
+    fields = Config.model_fields.items()
+    return {name: cast(type[Section], field.annotation) for name, field in fields}
 
 
 def from_hydra(cfg: DictConfig) -> Config:
@@ -280,29 +287,28 @@ def from_flat(flat: Mapping[str, Any]) -> Config:
     """The same from a plain dict of flat keys; raises ``ConfigError``."""
     for key in flat:
         if key not in config_keys():
-            raise ConfigError(unknown_key(key))
+            raise ConfigError(unknown_key(key, config_keys()))
     sections = {}
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        assert section is not None and issubclass(section, Section)
+    for name, section in _sections().items():
         values = {key: flat[key] for key in section.model_fields if key in flat}
         try:
             sections[name] = section.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(_one_line(error)) from error
-    config = Config(**sections)
+            raise ConfigError(one_line(error)) from error
+    config = Config.model_validate(sections)
     _check_devices(config.run)
     return config
 
 
-def unknown_key(key: str, known: Iterable[str] = ()) -> str:
+def unknown_key(key: str, known: Iterable[str], file: str = "default.yaml") -> str:
     """One line that refuses ``key`` and names the nearest known ones."""
-    near = difflib.get_close_matches(key, sorted({*config_keys(), *known}), n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "all keys are in cfgs/default.yaml"
+    near = difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"all keys are in cfgs/{file}"
     return f"unknown key '{key}'; {hint}"
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError) -> str:
+    """The first problem, as ``key=value: what is wrong``."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:

@@ -100,7 +100,8 @@ class Learner:
 
     @torch.no_grad()
     def _update_target(self) -> None:
-        target, online = list(self.target.parameters()), list(self._model.parameters())
+        target: list[Tensor] = list(self.target.parameters())
+        online: list[Tensor] = list(self._model.parameters())
         torch._foreach_lerp_(target, online, self._config.tau)
 
     def _augment(self, batch: Batch) -> tuple[Tensor, Tensor]:

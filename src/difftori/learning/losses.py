@@ -1,4 +1,6 @@
-"""The losses, as free functions of tensors (TD-MPC, arXiv 2203.04955, eq. 7 to 10; DiffTORI, eq. 6).
+"""The losses, as free functions of tensors.
+
+TD-MPC (arXiv 2203.04955), eq. 7 to 10; DiffTORI (arXiv 2402.05421), eq. 6.
 
 Everything is batched over the horizon where the recurrence allows it: only the latent rollout
 is a loop.

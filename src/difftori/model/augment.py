@@ -11,9 +11,7 @@ PAD = 4
 
 def random_offsets(count: int, generator: torch.Generator) -> Int[Tensor, "B 2"]:
     """Uniform (dy, dx) in 0 … 2·PAD, one for each image; PAD is no shift."""
-    return torch.randint(
-        0, 2 * PAD + 1, (count, 2), generator=generator, device=generator.device
-    )
+    return torch.randint(0, 2 * PAD + 1, (count, 2), generator=generator, device=generator.device)
 
 
 def shift(

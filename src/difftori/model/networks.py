@@ -29,7 +29,9 @@ def critic(in_dim: int, hidden_dim: int) -> nn.Sequential:
 
 
 def state_encoder(obs_dim: int, hidden_dim: int, latent_dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(obs_dim, hidden_dim), nn.ELU(), nn.Linear(hidden_dim, latent_dim))
+    return nn.Sequential(
+        nn.Linear(obs_dim, hidden_dim), nn.ELU(), nn.Linear(hidden_dim, latent_dim)
+    )
 
 
 class ScalePixels(nn.Module):
@@ -55,7 +57,9 @@ def pixel_encoder(
 class StateCritic(nn.Sequential):
     """A critic on states: the layers of ``critic``, under their own numbers."""
 
-    def forward(self, obs: Float[Tensor, "B D"], action: Float[Tensor, "B A"]) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, obs: Float[Tensor, "B D"], action: Float[Tensor, "B A"]
+    ) -> Tensor:
         return super().forward(torch.cat([obs, action], dim=-1))
 
 
@@ -78,12 +82,13 @@ def init_orthogonal(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
         nn.init.orthogonal_(module.weight.data, nn.init.calculate_gain("relu"))
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def zero_last_layer(network: nn.Sequential) -> None:
     """So that rewards and values begin at zero everywhere."""
     last = network[-1]
     assert isinstance(last, nn.Linear)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)

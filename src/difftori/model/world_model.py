@@ -5,7 +5,6 @@ checkpoints go both ways.
 """
 
 import copy
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -116,11 +115,11 @@ class WorldModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._pi[0].weight.dtype
+        return next(self._pi.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        return self._pi[0].weight.device
+        return next(self._pi.parameters()).device
 
     def policy_parameters(self) -> list[nn.Parameter]:
         return list(self._pi.parameters())
@@ -135,6 +134,6 @@ class WorldModel(nn.Module):
         trained = (self._encoder, self._dynamics, self._reward, self._Q1, self._Q2)
         return [p for network in trained for p in network.parameters()]
 
-    def target_copy(self) -> Self:
+    def target_copy(self) -> "WorldModel":
         """A copy for the targets, whose weights take no gradients."""
         return copy.deepcopy(self).requires_grad_(False)

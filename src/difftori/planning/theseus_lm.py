@@ -16,8 +16,9 @@ NeurIPS 2022, arXiv 2207.09442.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -152,7 +153,9 @@ class ResidualSpaceSolver(LinearSolver):
     def __init__(self, objective: th.Objective, **kwargs: Any) -> None:
         super().__init__(objective, linearization_cls=ResidualLinearization)
 
-    def solve(self, damping: float | None = None, **kwargs: Any) -> Float[Tensor, "B D"]:
+    def solve(  # type: ignore[override]
+        self, damping: float | None = None, **kwargs: Any
+    ) -> Float[Tensor, "B D"]:
         return residual_space_step(self.linearization.J, self.linearization.r, damping or 0.0)
 
 
@@ -167,6 +170,13 @@ class _Trace:
     iterations: Tensor
 
 
+@dataclass
+class _Info(OptimizerInfo):
+    """What Theseus hands back from an optimizer, and the trace."""
+
+    trace: _Trace
+
+
 class LevenbergMarquardt(th.LevenbergMarquardt):
     """Theseus's, with fixed damping, for plans.
 
@@ -175,7 +185,9 @@ class LevenbergMarquardt(th.LevenbergMarquardt):
     the CPU, and the loop waits for the device only on a CPU, where that is free.
     """
 
-    def _optimize_impl(self, **kwargs: Any) -> OptimizerInfo:
+    linear_solver: ResidualSpaceSolver
+
+    def _optimize_impl(self, **kwargs: Any) -> "_Info":  # type: ignore[override]
         kwargs["backward_mode"] = th.BackwardMode.resolve(kwargs["backward_mode"])
         self.reset(**kwargs)
         with_graph, without_graph = self._split_backward_iters(**kwargs)
@@ -184,14 +196,14 @@ class LevenbergMarquardt(th.LevenbergMarquardt):
             with torch.no_grad():
                 trace = self._run_loop(without_graph, keep_last=False)
         trace = _merge(trace, self._run_loop(with_graph, keep_last=True))
-        info = OptimizerInfo(best_solution={"actions": trace.best}, status=None)
-        info.trace = trace
-        return info
+        status = np.full(len(trace.best), th.NonlinearOptimizerStatus.MAX_ITERATIONS)
+        return _Info(best_solution={"actions": trace.best}, status=status, trace=trace)
 
     def _run_loop(self, num_iterations: int, *, keep_last: bool) -> _Trace:
         """Take up to ``num_iterations`` steps; ``keep_last`` scores the final iterate too."""
         actions = self.ordering[0]
-        trace, last_err = None, None
+        trace: _Trace | None = None
+        last_err = torch.empty(0)
         converged = torch.zeros(len(actions.tensor), dtype=torch.bool, device=actions.device)
         for i in range(num_iterations + keep_last):
             stepping = i < num_iterations
@@ -262,16 +274,14 @@ class TrajectorySolver:
         self._options = options
         self._layers: dict[tuple[int, int, torch.dtype, torch.device], th.TheseusLayer] = {}
 
-    def solve(
-        self, first_guess: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]
-    ) -> Solution:
+    def solve(self, first_guess: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]) -> Solution:
         """Optimize B plans; ``last`` has a graph to z and the weights if gradients are on."""
         layer = self._layer(first_guess, z)
         inputs = {"actions": first_guess.detach(), "latent": z}
         values, info = layer.forward(inputs, optimizer_kwargs=_optimizer_kwargs(self._options))
         # The layer outlives the plan; the plan's graph should not.
         layer.objective.update({"actions": first_guess.detach(), "latent": z.detach()})
-        trace, offset = info.trace, self._options.value_offset
+        trace, offset = cast(_Info, info).trace, self._options.value_offset
         return Solution(
             last=values["actions"],
             best=trace.best,
@@ -305,9 +315,7 @@ class PublishedSolver:
         self._return_fn = return_fn
         self._options = options
 
-    def solve(
-        self, first_guess: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]
-    ) -> Solution:
+    def solve(self, first_guess: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]) -> Solution:
         """As ``TrajectorySolver.solve``; ``iterations`` counts the batch's, not each row's."""
         offset = self._options.value_offset
 
@@ -328,13 +336,15 @@ class PublishedSolver:
         optimizer = th.LevenbergMarquardt(
             objective, _CountingCholesky, **_tolerances(self._options)
         )
+        linear_solver = cast(_CountingCholesky, optimizer.linear_solver)
         layer = th.TheseusLayer(optimizer).to(device=first_guess.device, dtype=first_guess.dtype)
         inputs = {"actions": first_guess.detach(), "latent": z}
         kwargs = _optimizer_kwargs(self._options) | {"track_best_solution": True}
         solved = True
         try:
             values, info = layer.forward(inputs, optimizer_kwargs=kwargs)
-            last, best = values["actions"], info.best_solution["actions"].to(z.device)
+            best_solution = cast(dict[str, Tensor], info.best_solution)
+            last, best = values["actions"], best_solution["actions"].to(z.device)
         except RuntimeError as error:
             if "linear optimizer" not in str(error):
                 raise
@@ -347,7 +357,7 @@ class PublishedSolver:
         return Solution(
             last=last,
             best=best,
-            iterations=torch.full_like(finite, optimizer.linear_solver.calls, dtype=torch.long),
+            iterations=torch.full_like(finite, linear_solver.calls, dtype=torch.long),
             first_return=first_return,
             best_return=best_return,
             solved=finite & solved,
@@ -364,7 +374,7 @@ class _CountingCholesky(th.CholeskyDenseSolver):
         return super().solve(*args, **kwargs)
 
 
-def _tolerances(options: SolverOptions) -> dict[str, float]:
+def _tolerances(options: SolverOptions) -> dict[str, Any]:
     relative = options.rel_err_tolerance
     return {
         "max_iterations": options.max_iterations,

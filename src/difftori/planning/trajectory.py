@@ -13,7 +13,10 @@ from difftori.planning.returns import plan_return, policy_rollout
 from difftori.planning.theseus_lm import PublishedSolver, SolverOptions, TrajectorySolver
 from difftori.types import Plan
 
-SOLVERS = {"residual": TrajectorySolver, "published": PublishedSolver}
+SOLVERS: dict[str, type[TrajectorySolver] | type[PublishedSolver]] = {
+    "residual": TrajectorySolver,
+    "published": PublishedSolver,
+}
 
 
 class TrajectoryPlanner:

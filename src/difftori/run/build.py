@@ -41,9 +41,7 @@ def env_factory(config: Config) -> Callable[[], tuple[ControlEnv, EnvSpec]]:
 
     def build() -> tuple[ControlEnv, EnvSpec]:
         try:
-            return make_env(
-                task, env.modality, frame_stack=env.frame_stack, img_size=env.img_size
-            )
+            return make_env(task, env.modality, frame_stack=env.frame_stack, img_size=env.img_size)
         except (ValueError, RuntimeError, ImportError) as error:
             raise ConfigError(str(error)) from error
 

@@ -22,9 +22,12 @@ FORMAT = 1
 """of the tree; a checkpoint of another format is refused"""
 
 MAY_DIFFER = frozenset(
-    "train_steps modality_train_steps preset exp_name log_dir resume overwrite save_every_minutes "
-    "save_model device buffer_device threads start_from max_nonfinite eval_episodes save_video "
-    "use_wandb wandb_project wandb_entity wandb_mode".split()
+    {
+        *("train_steps", "modality_train_steps", "eval_episodes", "save_video", "preset"),
+        *("exp_name", "log_dir", "resume", "overwrite", "start_from", "save_every_minutes"),
+        *("save_model", "device", "buffer_device", "threads", "max_nonfinite"),
+        *("use_wandb", "wandb_project", "wandb_entity", "wandb_mode"),
+    }
 )
 """keys of the config that a resumed run may change"""
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import gymnasium
 import numpy as np
 import torch
 
+from difftori.envs import ControlEnv
 from difftori.planning.actor import Actor
 from difftori.run.seeding import generator
 
@@ -29,7 +29,7 @@ class Evaluation:
 
 @dataclass
 class _Row:
-    env: gymnasium.Env
+    env: ControlEnv
     obs: np.ndarray
     reward: float = 0.0
     success: float | None = None
@@ -39,7 +39,7 @@ class _Row:
 
 def evaluate(
     actor: Actor,
-    envs: Sequence[gymnasium.Env],
+    envs: Sequence[ControlEnv],
     *,
     seeds: Sequence[int],
     agent_step: int,
@@ -60,7 +60,7 @@ def evaluate(
     rows = [_start(env, seed) for env, seed in zip(envs, seeds, strict=True)]
     generators = [generator(device, seed, "evaluation") for seed in seeds]
     carry = None
-    frames = [] if film_size is None else [rows[0].env.render(film_size, film_size)]  # type: ignore[call-arg]
+    frames = [] if film_size is None else [rows[0].env.render(film_size, film_size)]
     step = 0
     while not all(row.done for row in rows):
         obs = torch.from_numpy(np.stack([row.obs for row in rows])).to(device)
@@ -76,7 +76,7 @@ def evaluate(
         for row, action in zip(rows, plan.action.cpu().numpy(), strict=True):
             _advance(row, action)
         if film_size is not None and not rows[0].done:
-            frames.append(rows[0].env.render(film_size, film_size))  # type: ignore[call-arg]
+            frames.append(rows[0].env.render(film_size, film_size))
         step += 1
         on_step(step)
     return Evaluation(
@@ -87,7 +87,7 @@ def evaluate(
     )
 
 
-def _start(env: gymnasium.Env, seed: int) -> _Row:
+def _start(env: ControlEnv, seed: int) -> _Row:
     obs, _ = env.reset(seed=seed)
     return _Row(env, obs)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from difftori.envs.rendering import prepare_rendering
 from difftori.learning.finite import NotFiniteError
 from difftori.run.build import build_trainer
 from difftori.run.console import ConsoleReporter
+from difftori.run.files import write_bytes
 from difftori.run.lock import RunLock, RunLockedError
 from difftori.run.metrics import Metrics
 from difftori.run.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
@@ -90,7 +90,8 @@ def _run(config: Config, console: ConsoleReporter, signals: StopSignals) -> int:
     trainer = None
     try:
         trainer, _ = build_trainer(config, console=console, metrics=metrics, signals=signals)
-        _write_text(folder / "config.yaml", yaml.safe_dump(config.flat(), sort_keys=False))
+        settings = yaml.safe_dump(config.flat(), sort_keys=False)
+        write_bytes(folder / "config.yaml", settings.encode())
         trainer.run()
         if config.run.save_model:
             _save_model(trainer, folder, metrics)
@@ -134,19 +135,8 @@ def _save_model(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
     path.parent.mkdir(exist_ok=True)
     buffer = io.BytesIO()
     torch.save(trainer.weights(), buffer)
-    _write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
     metrics.artifact(path, "model")
-
-
-def _write_text(path: Path, text: str) -> None:
-    _write_bytes(path, text.encode())
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

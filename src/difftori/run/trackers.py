@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 INIT_TIMEOUT_SECONDS = 30
 FINISH_TIMEOUT_SECONDS = 60
+FLUSH_SECONDS = 1.0
 
 
 @runtime_checkable
@@ -96,6 +97,8 @@ def start_wandb(
                 # the live line's control codes have no place in a log
                 console="off",
                 allow_val_change=True,
+                # a process killed outright loses what is not in the file yet
+                x_transaction_log_flush_interval=FLUSH_SECONDS,
             ),
         )
         run.define_metric("env_step")

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 
 from difftori.config import Config
+from difftori.envs import ControlEnv
 from difftori.learning.finite import NonFiniteCounter
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient
@@ -45,8 +45,8 @@ class Trainer:
         config: Config,
         spec: EnvSpec,
         *,
-        env: gymnasium.Env,
-        make_env: Callable[[], gymnasium.Env],
+        env: ControlEnv,
+        make_env: Callable[[], ControlEnv],
         model: WorldModel,
         learner: Learner,
         plan_gradient: PlanGradient | None,
@@ -77,7 +77,7 @@ class Trainer:
         self._nonfinite_plans = NonFiniteCounter("the plan", config.run.max_nonfinite)
         self._last_reward = 0.0
         self._last_success: float | None = None
-        self._eval_envs: list[gymnasium.Env] = []
+        self._eval_envs: list[ControlEnv] = []
         self._began_at = time.monotonic()
         self._earlier_seconds = 0.0
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import imageio_ffmpeg  # type: ignore[import-untyped]
+import imageio_ffmpeg
 import numpy as np
 
 

@@ -1,0 +1,42 @@
+# make train   sets everything up in .venv and trains; ARGS="task=… mode=…" trains anything else
+# make test    sets everything up, then lint, types and all tests
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?= task=cartpole-swingup mode=back_plan preset=quick
+
+.PHONY: train test lint types setup setup-dev clean
+
+train: setup
+	$(BIN)/python src/train.py $(ARGS)
+
+test: setup-dev lint types
+	$(BIN)/python -m pytest -n 2 tests
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup-dev
+	$(BIN)/mypy
+
+setup: $(VENV)/.installed
+setup-dev: $(VENV)/.installed-dev
+
+# theseus-ai's build imports torch, and its metadata asks for a package that it does not need:
+# pip can only install it after the rest, without isolation and without its dependencies.
+$(VENV)/.installed: requirements.txt requirements-theseus.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; say where: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"Python 3.11 is needed, this is {v[0]}.{v[1]}; say where: make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -r requirements-theseus.txt
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,25 @@
+"""Score a run's agent.
+
+    python src/evaluate.py run=logs/cartpole-swingup/state/back_plan/default/1 save_video=true
+
+All keys are in cfgs/evaluate.yaml.
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from difftori import cli
+
+
+@hydra.main(version_base="1.3", config_path="../cfgs", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    from difftori.run.scoring import score
+
+    sys.exit(cli.guarded(score, cfg))
+
+
+if __name__ == "__main__":
+    cli.refuse_unknown_keys(sys.argv[1:], "evaluate")
+    main()

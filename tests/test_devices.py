@@ -1,0 +1,186 @@
+"""No tensor is made on the wrong device, checked without a GPU.
+
+Fake CUDA tensors refuse to be mixed with CPU tensors but know no autograd; the meta device knows
+autograd. Generators exist on real devices only, so noise is faked.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from builders import AFTER_SCHEDULES, random_batch, tiny_config, tiny_model, tiny_spec
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+
+from difftori.learning import losses
+from difftori.model.world_model import WorldModel
+from difftori.planning import noise, trajectory
+from difftori.planning.actor import Actor
+from difftori.planning.returns import plan_return
+
+
+def move(model: WorldModel, device: str) -> WorldModel:
+    """Parameters without values on the device."""
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            empty = torch.empty(parameter.shape, device=device)
+            module._parameters[name] = nn.Parameter(empty, requires_grad=device == "meta")
+    return model
+
+
+def index(tensor: Tensor, key: object) -> Tensor:
+    """``tensor[key]`` by operations that fake CUDA tensors know without a CUDA build."""
+    keys = key if isinstance(key, tuple) else (key,)
+    dim, gathered = 0, []
+    for k in keys:
+        if k is None:
+            tensor = tensor.unsqueeze(dim)
+        elif isinstance(k, int):
+            tensor = tensor.select(dim, k)
+            continue
+        elif isinstance(k, slice):
+            start, stop, step = k.indices(tensor.shape[dim])
+            assert step == 1
+            tensor = tensor.narrow(dim, start, stop - start)
+        else:
+            assert isinstance(k, Tensor)
+            assert k.device == tensor.device
+            gathered += [None] * (dim - len(gathered)) + [k]
+        dim += 1
+    return torch.ops.aten.index.Tensor(tensor, gathered) if gathered else tensor
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A mode in which ``device="cuda"`` makes tensors without values."""
+
+    def assign(tensor: Tensor, key: object, value: Tensor) -> None:
+        index(tensor, key).copy_(value)
+
+    with FakeTensorMode(), torch.no_grad():
+        monkeypatch.setattr(Tensor, "__getitem__", index)
+        monkeypatch.setattr(Tensor, "__setitem__", assign)
+        yield
+        monkeypatch.undo()
+
+
+def fake_noise(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    def normal(shape: Sequence[int], generators: Sequence[object]) -> Tensor:
+        return torch.empty(len(generators), *shape, device=device)
+
+    def choice(weights: Tensor, generators: Sequence[object]) -> Tensor:
+        assert weights.device.type == device
+        return torch.zeros(len(weights), dtype=torch.long, device=device)
+
+    monkeypatch.setattr(noise, "normal", normal)
+    monkeypatch.setattr(noise, "choice", choice)
+    monkeypatch.setattr(trajectory, "normal", normal)
+
+
+@pytest.mark.parametrize("modality", ["state", "pixels"])
+@pytest.mark.usefixtures("fake_cuda")
+def test_networks_on_fake_cuda(modality: str) -> None:
+    spec = tiny_spec(modality)
+    model = move(tiny_model(tiny_config(f"modality={modality}"), spec), "cuda")
+    obs = torch.empty(2, *spec.obs_shape, dtype=spec.obs_dtype, device="cuda")
+    action = torch.empty(2, 2, device="cuda")
+    z = model.encode(obs)
+    outputs = [z, model.next_latent(z, action), model.reward(z, action)]
+    outputs += [model.policy(z), model.policy(z, action), *model.q(z, action)]
+    outputs += model.q_obs(obs, action)
+    outputs += [plan_return(model, z, action.expand(3, 2, 2), 0.99)]
+    assert {output.device.type for output in outputs} == {"cuda"}
+
+
+@pytest.mark.usefixtures("fake_cuda")
+def test_fake_cuda_finds_a_tensor_on_the_wrong_device() -> None:
+    """The check itself can fail."""
+    model = move(tiny_model(tiny_config()), "cuda")
+    with pytest.raises(RuntimeError, match="device"):
+        model.encode(torch.empty(2, 5))
+
+
+@pytest.mark.parametrize("carried", [True, False])
+@pytest.mark.usefixtures("fake_cuda")
+def test_sampling_planner_on_fake_cuda(monkeypatch: pytest.MonkeyPatch, carried: bool) -> None:
+    config = tiny_config()
+    model = move(tiny_model(config), "cuda")
+    fake_noise(monkeypatch, "cuda")
+    plan = Actor(model, config).act(
+        torch.empty(2, 5, device="cuda"),
+        episode_start_step=0,
+        update_step=0,
+        carry=torch.empty(2, 1, 2, device="cuda") if carried else None,
+        explore=True,
+        generators=[torch.Generator()] * 2,
+    )
+    assert plan.action.device.type == "cuda"
+    assert plan.carry is not None
+    assert plan.carry.device.type == "cuda"
+
+
+@pytest.mark.parametrize("differentiate", [True, False])
+def test_trajectory_planner_on_the_meta_device(
+    monkeypatch: pytest.MonkeyPatch, differentiate: bool
+) -> None:
+    """Also: nothing copies a number to the CPU while it plans."""
+    config = tiny_config("mode=theseus_forward", explore_noise=0.1)
+    model = move(tiny_model(config), "meta")
+    fake_noise(monkeypatch, "meta")
+    plan = Actor(model, config).act(
+        torch.empty(2, 5, device="meta"),
+        episode_start_step=AFTER_SCHEDULES,
+        update_step=0,
+        carry=None,
+        explore=True,
+        generators=[torch.Generator()] * 2,
+        differentiate=differentiate,
+    )
+    assert plan.action.device.type == "meta"
+    if differentiate:
+        assert plan.differentiable_action is not None
+        loss = losses.plan_loss(model, torch.empty(2, 5, device="meta"), plan.differentiable_action)
+        gradients = torch.autograd.grad(loss.sum(), model.plan_parameters(), allow_unused=True)
+        assert {g.device.type for g in gradients if g is not None} == {"meta"}
+
+
+def test_losses_on_the_meta_device() -> None:
+    config = tiny_config()
+    model = move(tiny_model(config), "meta")
+    batch = random_batch()
+    tensors = {name: value.to("meta") for name, value in vars(batch).items() if name != "index"}
+    loss = losses.model_loss(
+        model,
+        model.target_copy(),
+        **tensors,
+        policy_noise=torch.empty(3, 4, 2, device="meta"),
+        discount=0.99,
+        rho=0.5,
+        coefficients=dict.fromkeys(
+            ("consistency_loss", "reward_loss", "value_loss", "value_s_loss"), 1.0
+        ),
+    )
+    policy_loss = losses.policy_loss(
+        model, loss.latents, 0.5, torch.empty(4, 4, 2, device="meta")
+    )
+    gradients = torch.autograd.grad(loss.weighted, model.model_parameters())
+    gradients += torch.autograd.grad(policy_loss, model.policy_parameters())
+    assert {g.device.type for g in gradients} == {"meta"}
+    assert loss.priority.device.type == "meta"
+
+
+def test_return_on_the_meta_device() -> None:
+    config = tiny_config()
+    model = move(tiny_model(config), "meta")
+    actions = torch.empty(3, 2, 2, device="meta", requires_grad=True)
+    G = plan_return(model, model.encode(torch.empty(2, 5, device="meta")), actions, 0.99)
+    (first,) = torch.autograd.grad(G.sum(), actions, create_graph=True)
+    second = torch.autograd.grad(first.sum(), model.plan_parameters(), allow_unused=True)
+    assert any(g is not None for g in second)
+
+
+def test_shift_on_the_meta_device() -> None:
+    from difftori.model.augment import shift
+
+    images = torch.empty(2, 9, 84, 84, dtype=torch.uint8, device="meta")
+    assert shift(images, torch.empty(2, 2, dtype=torch.long, device="meta")).device.type == "meta"
