@@ -20,7 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from difftori.run.replay_log import ReplayLog
-from difftori.run.store import CheckpointError, CheckpointStore, CheckpointWriteError
+from difftori.run.store import (
+    CheckpointError,
+    CheckpointStore,
+    CheckpointWriteError,
+    load_tree,
+)
 from difftori.types import Episode
 
 SRC = Path(__file__).parents[2] / "src"
@@ -314,6 +319,72 @@ def test_chunks_are_dropped_when_nothing_refers_to_them(tmp_path: Path) -> None:
     assert again.append(state_episode(12)) == 12
 
 
+def test_appends_go_on_while_another_thread_makes_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, other = fresh(state_log(tmp_path / "a")), fresh(state_log(tmp_path / "b"))
+    fsync, synced = os.fsync, []
+
+    def slow(descriptor: int) -> None:
+        synced.append(descriptor)
+        log.append(state_episode(log.count))
+        fsync(descriptor)
+        log.append(state_episode(log.count))
+
+    monkeypatch.setattr(os, "fsync", slow)
+    log.append(state_episode(0))
+    for _ in range(4):
+        log.fsync()
+    assert len(synced) > 8
+    for seed in range(log.count):
+        other.append(state_episode(seed))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert log.position() == other.position()
+
+
+def test_damage_that_only_the_newest_checkpoint_refers_to(tmp_path: Path) -> None:
+    log, store = fresh(state_log(tmp_path / "replay")), CheckpointStore(tmp_path / "checkpoints")
+    for seed in range(8):
+        log.append(state_episode(seed))
+        if seed in (3, 7):
+            store.save(seed, {"replay": log.sync()})
+    good = contents(tmp_path / "replay")
+    path = tmp_path / "replay" / "chunk_000001.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    log = state_log(tmp_path / "replay")
+    found = store.latest(lambda tree: log.restore(tree["replay"]))
+    assert found is not None
+    assert found[0] == 3
+    assert "step_000000000007.safetensors: refused" in store.skipped[0]
+    assert "chunk_000001.bin: damaged" in store.skipped[0]
+    log.truncate(found[1]["replay"])
+    for seed in range(4, 8):
+        log.append(state_episode(seed))
+    assert contents(tmp_path / "replay") == good
+
+
+def test_every_checkpoint_on_disk_stays_whole_while_the_buffer_moves_on(tmp_path: Path) -> None:
+    log, store = fresh(state_log(tmp_path / "replay", 1)), CheckpointStore(tmp_path / "checkpoints")
+    firsts: dict[int, int] = {}
+    for save in range(1, 16):
+        for _ in range(3):
+            log.append(state_episode(log.count))
+        oldest = max(0, log.count - 10)
+        store.wait()
+        referenced = min((firsts[number] for number in store.numbers()), default=oldest)
+        log.drop_before(oldest, referenced=referenced)
+        position = log.sync()
+        firsts[save] = position["first"]
+        if save not in (8, 9, 10, 11):  # the disk is full for a while
+            store.save_async(save, {"replay": position})
+        for number in store.numbers():
+            replay = load_tree(store.path(number))["replay"]
+            state_log(tmp_path / "replay", 1).restore(replay)
+    store.wait()
+    assert store.numbers() == [14, 15]
+    assert len(contents(tmp_path / "replay")) <= 10 + 3 * 3
+
+
 KILLED = """
 import os, sys
 from pathlib import Path
@@ -328,10 +399,14 @@ def run(folder):
         log.restore(None)
     log.truncate(found[1]["replay"] if found else None)
     os.write(1, b"%d\\n" % os.getpid())
+    firsts = {}
     while True:
         log.append(state_episode(log.count))
         if log.count % 5 == 0:
-            log.drop_before(max(0, log.count - 20), referenced=max(0, log.count - 30))
+            store.wait()
+            referenced = min((firsts.get(n, 0) for n in store.numbers()), default=0)
+            log.drop_before(max(0, log.count - 20), referenced=referenced)
+            firsts[log.count] = log.position()["first"]
             store.save_async(log.count, {"replay": log.position()}, before=log.fsync)
 
 for line in sys.stdin:

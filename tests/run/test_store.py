@@ -121,19 +121,17 @@ def test_equal_content_in_another_order_gives_equal_bytes(tmp_path: Path, tree: 
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_processes_with_other_hash_seeds_write_equal_bytes(tmp_path: Path) -> None:
+def test_a_process_with_another_hash_seed_writes_equal_bytes(tmp_path: Path) -> None:
     script = (
         "import sys, torch; from pathlib import Path; from difftori.run.store import save_tree\n"
         "keys = {f'k{i}' for i in range(50)}\n"
         "save_tree(Path(sys.argv[1]), {k: {'x': torch.arange(3), 'v': k} for k in keys})"
     )
-    paths = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
-    running = []
-    for path in paths:
-        environment = {**os.environ, "PYTHONHASHSEED": path.stem, "PYTHONPATH": str(SRC)}
-        running.append(subprocess.Popen([sys.executable, "-c", script, path], env=environment))
-    assert [process.wait() for process in running] == [0, 0]
-    assert paths[0].read_bytes() == paths[1].read_bytes()
+    written, here = tmp_path / "1.safetensors", tmp_path / "here.safetensors"
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(SRC)}
+    subprocess.run([sys.executable, "-c", script, written], env=environment, check=True)
+    save_tree(here, {f"k{i}": {"v": f"k{i}", "x": torch.arange(3)} for i in range(50)})
+    assert written.read_bytes() == here.read_bytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -433,12 +431,48 @@ def test_an_error_before_the_background_write_is_told(tmp_path: Path) -> None:
         store.save_async(1, {"a": float("nan")})
 
 
+def test_without_a_thread_it_is_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    store = CheckpointStore(tmp_path)
+    store.save_async(1, small_tree())
+    assert store.numbers() == [1]
+    assert store.poll() == []
+
+
+def test_older_ones_that_stay_are_told_and_the_new_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(tmp_path)
+    for number in (1, 2):
+        store.save(number, small_tree(number))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fail)
+        with pytest.raises(CheckpointWriteError, match="written, but older ones cannot be"):
+            store.save(3, small_tree(3))
+    found = store.latest()
+    assert found is not None
+    assert found[0] == 3
+    store.save(4, small_tree(4))
+    assert store.numbers() == [3, 4]
+
+
 # One process imports torch once, and forks a child to be killed for each line it is sent.
 NURSERY = r"""
 import os, sys
 import torch
 from pathlib import Path
 from difftori.run.store import CheckpointStore
+
+torch.set_num_threads(1)
 
 def save_forever(folder):
     store = CheckpointStore(folder)

@@ -140,7 +140,9 @@ class ReplayLog:
 
         Raises CheckpointWriteError.
         """
-        growing, files = self._file, list(self._unsynced)
+        # The list first: a chunk begun after it is synced next time, and never taken for complete.
+        files = list(self._unsynced)
+        growing = self._file
         try:
             for file in files:
                 os.fsync(file.fileno())
@@ -224,8 +226,10 @@ class ReplayLog:
     def drop_before(self, episode: int, *, referenced: int) -> None:
         """Positions from now on need no episode below ``episode``, the oldest in the buffer.
 
-        ``referenced`` is the smallest ``first`` of the positions in kept checkpoints: chunks with
-        only older episodes than both are deleted. Raises CheckpointWriteError.
+        ``referenced`` is the smallest ``position["first"]`` of all checkpoints on disk, those that
+        a write in hand will replace included: it may fail. Chunks with only older episodes than
+        both are deleted. Called before ``position``, which else needs what the last call left.
+        Raises CheckpointWriteError.
         """
         if not self._first <= episode <= self.count:
             raise ValueError(f"drop_before({episode}): between {self._first} and {self.count}")

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 RESUME_EXIT_CODE = 75
 """EX_TEMPFAIL: the run stopped on request, saved, and goes on with the same command"""
@@ -23,7 +23,7 @@ class StopSignals:
         """name of the signal that asked to stop"""
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopSignals":
         for name in _SIGNALS:
             number = getattr(signal, name)
             self._before[number] = signal.signal(number, self._note)

@@ -324,7 +324,7 @@ class CheckpointStore:
         return self.folder / f"step_{number:012d}.safetensors"
 
     def numbers(self) -> list[int]:
-        """Numbers of the checkpoints on disk, rising, valid or not."""
+        """Numbers of the checkpoints on disk, rising, valid or not. Raises OSError."""
         names = [entry.name for entry in self.folder.iterdir()] if self.folder.is_dir() else []
         return sorted(int(found[1]) for name in names if (found := _STEP.fullmatch(name)))
 
@@ -367,8 +367,12 @@ class CheckpointStore:
                 self._errors.append(CheckpointWriteError(path, needed, repr(error)))
 
         thread = threading.Thread(target=run, name="checkpoint")
-        thread.start()
-        self._thread = thread
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives no thread: rather late than not at all
+            run()
+        else:
+            self._thread = thread
 
     def wait(self) -> None:
         """Return when no write is running."""
@@ -412,7 +416,10 @@ class CheckpointStore:
 
     def _begin(self, number: int) -> None:
         self.wait()
-        newest = max(set(self.numbers()) - self._refused, default=0)
+        try:
+            newest = max(set(self.numbers()) - self._refused, default=0)
+        except OSError:  # the write that follows meets it too, and tells it as its own
+            return
         if not newest <= number < 10**12:
             raise ValueError(f"checkpoint number {number} is below {newest}, the newest on disk")
 
@@ -426,11 +433,12 @@ class CheckpointStore:
             _write(self.path(number), image)
         # Files that latest() refused are of an abandoned future: the run went on from before them.
         self._refused.discard(number)
-        kept = [n for n in self.numbers() if n not in self._refused][-self.keep :]
-        for old in set(self.numbers()) - set(kept):
-            try:
+        try:
+            numbers = self.numbers()
+            kept = [n for n in numbers if n not in self._refused][-self.keep :]
+            for old in set(numbers) - set(kept):
                 self.path(old).unlink(missing_ok=True)
-            except OSError as error:
-                reason = f"written, but {self.path(old)} cannot be removed: {error.strerror}"
-                raise CheckpointWriteError(self.path(number), 0, reason) from error
+        except OSError as error:
+            reason = f"written, but older ones cannot be removed: {error.strerror}"
+            raise CheckpointWriteError(self.path(number), 0, reason) from error
         self._refused.clear()

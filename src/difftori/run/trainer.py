@@ -13,7 +13,7 @@ import torch
 
 from difftori.config import Config
 from difftori.envs import ControlEnv
-from difftori.learning.finite import NonFiniteCounter
+from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient
 from difftori.model.world_model import WorldModel
@@ -119,7 +119,8 @@ class Trainer:
 
     def _act_episode(self) -> None:
         counters = self.counters
-        name = "acting" if self._planning else "acting at random"
+        start = counters.episode_start_step if self._open else counters.agent_step
+        name = "acting" if self._is_planned(start) else "acting at random"
         self._console.phase(name, self._spec.episode_length)
         while counters.phase == "acting":
             try:
@@ -130,10 +131,9 @@ class Trainer:
                 self._drop_episode(error)
             self._safe_point()
 
-    @property
-    def _planning(self) -> bool:
-        start = self.counters.episode_start_step if self._open else self.counters.agent_step
-        return start >= self._config.run.seed_steps
+    def _is_planned(self, episode_start_step: int) -> bool:
+        """Whether an episode that begins at this agent step is planned or random."""
+        return episode_start_step >= self._config.run.seed_steps
 
     def _begin_episode(self) -> OpenEpisode:
         counters = self.counters
@@ -174,7 +174,7 @@ class Trainer:
     def _plan(self, obs: torch.Tensor, episode: OpenEpisode) -> Plan:
         """Choose an action; in the back_plan modes, also learn from how it was chosen."""
         generators = [self._streams.acting]
-        if not self._planning:
+        if not self._is_planned(self.counters.episode_start_step):
             return self._actor.act_randomly(generators)
         plan = self._actor.act(
             obs,
@@ -188,6 +188,8 @@ class Trainer:
         finite = plan.finite is None or bool(plan.finite.all())
         if finite:
             self._averages.add(dict(plan.stats))
+        else:
+            check_weights(self._model)
         self._nonfinite_plans.seen(finite=finite)
         if self._plan_gradient is not None and plan.differentiable_action is not None and finite:
             self._plan_gradient.accumulate(obs, plan.differentiable_action)
@@ -230,12 +232,11 @@ class Trainer:
 
     def _updates_due(self, episode_length: int) -> int:
         """After the first planned episode the long block, later one update per agent step."""
-        seed_steps = self._config.run.seed_steps
-        if self.counters.episode_start_step < seed_steps:
+        if not self._is_planned(self.counters.episode_start_step):
             return 0
         if not self.counters.seed_block_done:
             self.counters.seed_block_done = True
-            return seed_steps or episode_length
+            return self._config.run.seed_steps or episode_length
         return episode_length
 
     def _update_block(self) -> None:
@@ -268,7 +269,7 @@ class Trainer:
             "episode": counters.episode,
             "episode_reward": self._last_reward,
             "updates": counters.updates_planned,
-            "planner": self._actor.planner_at(start) if self._planning else "random",
+            "planner": self._actor.planner_at(start) if self._is_planned(start) else "random",
             "horizon": self._actor.horizon_at(start),
             **self._averages.pop(),
             "updates_dropped": self._learner.nonfinite.total,
