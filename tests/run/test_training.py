@@ -36,7 +36,7 @@ def test_a_debug_run_goes_through_every_phase(tmp_path: Path, mode: str) -> None
     assert all(torch.isfinite(tensor).all() for tensor in weights["model"].values())
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["default", "back_plan", "back_plan_per_step"])
 def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path, mode: str) -> None:
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert run_debug(whole, f"mode={mode}") == 0
@@ -63,16 +63,16 @@ def test_evaluation_does_not_disturb_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["finger-turn-hard", "reacher-hard", "swimmer-swimmer6"])
-@pytest.mark.parametrize("stop_after", [20, 40, 70])
 def test_a_signal_anywhere_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, stop_after: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
+    """Stopped in the middle of an episode, of a block of updates and of an evaluation."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    # the third agent step of an episode, the middle of a block of updates, an evaluation
     assert run_debug(whole, f"task={task}") == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(StopSignals, "requested", _after(stop_after), raising=False)
-        assert run_debug(stopped, f"task={task}") == RESUME_EXIT_CODE
+    for safe_points in (20, 16, 30):
+        with monkeypatch.context() as patch:
+            patch.setattr(StopSignals, "requested", _after(safe_points), raising=False)
+            assert run_debug(stopped, f"task={task}") == RESUME_EXIT_CODE
     assert run_debug(stopped, f"task={task}") == 0
     assert fingerprint(run_folder(stopped)) == fingerprint(run_folder(whole))
 

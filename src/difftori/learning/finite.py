@@ -2,9 +2,19 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+
 
 class NotFiniteError(RuntimeError):
     """Too many non-finite values in a row; says which."""
+
+
+def check_weights(network: nn.Module) -> None:
+    """Raise ``NotFiniteError`` naming the first weight that is not finite: it cannot heal."""
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise NotFiniteError(f"the weight {name} is not finite")
 
 
 @dataclass

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from difftori.config import LearnerConfig
 from difftori.learning import losses
-from difftori.learning.finite import NonFiniteCounter
+from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.optimizer import GuardedAdam
 from difftori.model import augment
 from difftori.model.world_model import WorldModel
@@ -55,7 +55,7 @@ class Learner:
             the gradient was not finite and nothing was changed.
 
         Raises:
-            NotFiniteError: after ``max_nonfinite`` such updates in a row.
+            NotFiniteError: for a weight that is not finite, and after ``max_nonfinite`` such updates in a row.
         """
         config = self._config
         loss = self._model_loss(batch)
@@ -65,6 +65,8 @@ class Learner:
         grad_norm = self._model_optimizer.step(gradients)
         metrics = {**loss.terms, "grad_norm": grad_norm}
         if not torch.isfinite(grad_norm):
+            check_weights(self._model)
+            check_weights(self.target)
             bad = [name for name, term in loss.terms.items() if not torch.isfinite(term)]
             self.nonfinite.seen(finite=False, where=", ".join(bad))
             return metrics, None

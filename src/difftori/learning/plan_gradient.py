@@ -9,7 +9,7 @@ from torch import Tensor
 
 from difftori.config import PlanGradientConfig
 from difftori.learning import losses
-from difftori.learning.finite import NonFiniteCounter
+from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.optimizer import GuardedAdam
 from difftori.model.world_model import WorldModel
 
@@ -59,7 +59,9 @@ class PlanGradient:
         finite = bool(torch.isfinite(norm))
         self._sums.steps += 1
         self._sums.dropped += not finite
-        if finite:
+        if not finite:
+            check_weights(self._model)
+        else:
             self._sums.loss += float(loss.detach().sum())
             self._sums.zero_gradients += bool(norm == 0)
             if self._gradient is None:

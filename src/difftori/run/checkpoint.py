@@ -62,6 +62,8 @@ class Checkpointer:
             episode_length=spec.episode_length,
             frame_stack=stack,
         )
+        self._first_needed: dict[int, int] = {}
+        """oldest episode that each checkpoint on disk needs"""
         self.episode_bytes = self._log.episode_bytes
         """on disk, of one episode"""
 
@@ -86,12 +88,16 @@ class Checkpointer:
         self._saved_at = self._clock()
         try:
             self._append_episodes(buffer)
-            replay = {"buffer": buffer.priorities_state(), "log": self._log.position()}
+            self._drop_old_episodes(buffer)
+            position = self._log.position()
+            replay = {"buffer": buffer.priorities_state(), "log": position}
             whole = {**tree, "format": FORMAT, "config": self._identity, "replay": replay}
             self._store.save_async(number, whole, best=best, before=self._log.fsync)
+            self._first_needed[number] = min(
+                position["first"], self._first_needed.get(number, position["first"])
+            )
             if wait:
                 self._store.wait()
-            self._drop_old_episodes(buffer)
         except CheckpointWriteError as error:
             self._warn(error)
             return False
@@ -118,8 +124,10 @@ class Checkpointer:
             self._log.restore(None)
             self._log.truncate(None)
             return None
-        _, tree = found
-        self._log.truncate(tree["replay"]["log"])
+        number, tree = found
+        position = tree["replay"]["log"]
+        self._first_needed[number] = position["first"]
+        self._log.truncate(position)
         return tree
 
     def load_buffer(self, tree: dict[str, Any], buffer: ReplayBuffer) -> None:
@@ -144,13 +152,14 @@ class Checkpointer:
             self._log.append(buffer.episode(number))
 
     def _drop_old_episodes(self, buffer: ReplayBuffer) -> None:
+        """Delete replay data that neither the buffer nor a checkpoint on disk needs any more."""
         oldest = buffer.live_episodes.start
-        if oldest > 0:
-            # Two checkpoints are kept: what the one before needs stays until the next save.
-            self._log.drop_before(oldest, referenced=self._referenced)
-        self._referenced = oldest
-
-    _referenced = 0
+        if oldest == 0:
+            return
+        self._store.wait()
+        # A checkpoint of an earlier process may need anything.
+        needed = [self._first_needed.get(number, 0) for number in self._store.numbers()]
+        self._log.drop_before(oldest, referenced=min(needed, default=oldest))
 
     def _check(self, tree: dict[str, Any]) -> None:
         if tree.get("format") != FORMAT:

@@ -107,7 +107,9 @@ class Averages:
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def pop(self) -> dict[str, float]:
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        # Sorted, because a resumed run does not know in which order the names came.
+        names = sorted(self._sums)
+        means = {name: float(self._sums[name]) / self._counts[name] for name in names}
         self._sums, self._counts = {}, {}
         return means
 

@@ -1,0 +1,85 @@
+"""The commands as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, f"src/{script}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("mode", ["default", "theseus_forward", "back_plan", "back_plan_per_step"])
+def test_each_mode_trains_and_is_scored(tmp_path: Path, mode: str) -> None:
+    done = run("train.py", "preset=debug", f"mode={mode}", "seed=3", f"log_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    folder = tmp_path / "cartpole-swingup" / "state" / mode / "default" / "3"
+    assert "replay buffer" in done.stdout.splitlines()[2]
+    scored = run("evaluate.py", f"run={folder}", "eval_episodes=2")
+    assert scored.returncode == 0, scored.stderr
+    summary = json.loads((folder / "evaluation" / "step_000000512.json").read_text())
+    assert len(summary["episode_rewards"]) == 2
+
+
+def test_a_video_of_a_state_agent(tmp_path: Path) -> None:
+    small = ("preset=debug", "train_steps=128", "save_model=false", f"log_dir={tmp_path}")
+    assert run("train.py", *small).returncode == 0
+    folder = tmp_path / "cartpole-swingup" / "state" / "back_plan" / "default" / "1"
+    scored = run("evaluate.py", f"run={folder}", "eval_episodes=1", "save_video=true")
+    assert scored.returncode == 0, scored.stderr
+    assert (folder / "evaluation" / "step_000000128.mp4").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["task=cup-cach"], "cup-catch"),
+        (["mode=backplan"], "back_plan_per_step"),
+        (["modality=pixel"], "pixels"),
+        (["preset=quik"], "quick"),
+        (["horizonn=3"], "did you mean horizon"),
+        (["+foo=1"], "unknown key 'foo'"),
+        (["lr=abc"], "lr=abc"),
+        (["horizon=0"], "horizon=0"),
+        (["damping=-1"], "damping=-1"),
+        (["train_steps=-5"], "train_steps=-5"),
+        (["device=cuda:7"], "CUDA devices"),
+        (["std_schedule=exp(1)"], "linear(START, END, STEPS)"),
+        (["start_from=nowhere.pt"], "nowhere.pt is not a file"),
+    ],
+)
+def test_a_wrong_word_is_refused_before_anything_starts(
+    tmp_path: Path, arguments: list[str], wanted: str
+) -> None:
+    done = run("train.py", f"log_dir={tmp_path}/logs", "preset=debug", *arguments)
+    assert done.returncode != 0
+    assert wanted in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_the_choices() -> None:
+    done = run("train.py", "--help")
+    assert done.returncode == 0
+    assert "back_plan_per_step" in done.stdout
+
+
+def test_scoring_what_is_not_there(tmp_path: Path) -> None:
+    for arguments in ([f"run={tmp_path}"], [], ["run=x", "foo=1"]):
+        done = run("evaluate.py", *arguments)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1, done.stderr
