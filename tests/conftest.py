@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from builders import tiny_config, tiny_model
 
+from builders import tiny_config, tiny_model
 from difftori.config import Config
 from difftori.model.world_model import WorldModel
 

@@ -5,13 +5,16 @@ autograd. Generators exist on real devices only, so noise is faked.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
-from builders import AFTER_SCHEDULES, random_batch, tiny_config, tiny_model, tiny_spec
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
+from builders import AFTER_SCHEDULES, random_batch, tiny_config, tiny_spec
+from difftori.config import Config
 from difftori.learning import losses
 from difftori.model.world_model import WorldModel
 from difftori.planning import noise, trajectory
@@ -19,8 +22,9 @@ from difftori.planning.actor import Actor
 from difftori.planning.returns import plan_return
 
 
-def move(model: WorldModel, device: str) -> WorldModel:
-    """Parameters without values on the device."""
+def model_on(device: str, config: Config) -> WorldModel:
+    """Its parameters have no values."""
+    model = WorldModel(tiny_spec(config.env.modality), config.model)
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
             empty = torch.empty(parameter.shape, device=device)
@@ -50,18 +54,28 @@ def index(tensor: Tensor, key: object) -> Tensor:
     return torch.ops.aten.index.Tensor(tensor, gathered) if gathered else tensor
 
 
+class FakeIndexing(TorchFunctionMode):
+    """Lets the operators of Python that need a CUDA build go by others."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.__getitem__:
+            return index(*args)
+        if func is Tensor.__setitem__:
+            tensor, key, value = args
+            assert tensor.device == value.device
+            return torch.ops.aten.copy_.default(index(tensor, key), value)
+        if func is Tensor.__invert__:
+            return torch.logical_not(*args)
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.fixture
-def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fake_cuda() -> Iterator[None]:
     """A mode in which ``device="cuda"`` makes tensors without values."""
-
-    def assign(tensor: Tensor, key: object, value: Tensor) -> None:
-        index(tensor, key).copy_(value)
-
-    with FakeTensorMode(), torch.no_grad():
-        monkeypatch.setattr(Tensor, "__getitem__", index)
-        monkeypatch.setattr(Tensor, "__setitem__", assign)
+    with FakeTensorMode(), FakeIndexing(), torch.no_grad():
         yield
-        monkeypatch.undo()
 
 
 def fake_noise(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
@@ -81,7 +95,7 @@ def fake_noise(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
 @pytest.mark.usefixtures("fake_cuda")
 def test_networks_on_fake_cuda(modality: str) -> None:
     spec = tiny_spec(modality)
-    model = move(tiny_model(tiny_config(f"modality={modality}"), spec), "cuda")
+    model = model_on("cuda", tiny_config(f"modality={modality}"))
     obs = torch.empty(2, *spec.obs_shape, dtype=spec.obs_dtype, device="cuda")
     action = torch.empty(2, 2, device="cuda")
     z = model.encode(obs)
@@ -95,7 +109,7 @@ def test_networks_on_fake_cuda(modality: str) -> None:
 @pytest.mark.usefixtures("fake_cuda")
 def test_fake_cuda_finds_a_tensor_on_the_wrong_device() -> None:
     """The check itself can fail."""
-    model = move(tiny_model(tiny_config()), "cuda")
+    model = model_on("cuda", tiny_config())
     with pytest.raises(RuntimeError, match="device"):
         model.encode(torch.empty(2, 5))
 
@@ -104,7 +118,7 @@ def test_fake_cuda_finds_a_tensor_on_the_wrong_device() -> None:
 @pytest.mark.usefixtures("fake_cuda")
 def test_sampling_planner_on_fake_cuda(monkeypatch: pytest.MonkeyPatch, carried: bool) -> None:
     config = tiny_config()
-    model = move(tiny_model(config), "cuda")
+    model = model_on("cuda", config)
     fake_noise(monkeypatch, "cuda")
     plan = Actor(model, config).act(
         torch.empty(2, 5, device="cuda"),
@@ -119,13 +133,14 @@ def test_sampling_planner_on_fake_cuda(monkeypatch: pytest.MonkeyPatch, carried:
     assert plan.carry.device.type == "cuda"
 
 
+# BUG: PlanCost's weight, ``th.ScaleCostWeight(1.0)``, stays on the CPU.
 @pytest.mark.parametrize("differentiate", [True, False])
 def test_trajectory_planner_on_the_meta_device(
     monkeypatch: pytest.MonkeyPatch, differentiate: bool
 ) -> None:
     """Also: nothing copies a number to the CPU while it plans."""
     config = tiny_config("mode=theseus_forward", explore_noise=0.1)
-    model = move(tiny_model(config), "meta")
+    model = model_on("meta", config)
     fake_noise(monkeypatch, "meta")
     plan = Actor(model, config).act(
         torch.empty(2, 5, device="meta"),
@@ -146,7 +161,7 @@ def test_trajectory_planner_on_the_meta_device(
 
 def test_losses_on_the_meta_device() -> None:
     config = tiny_config()
-    model = move(tiny_model(config), "meta")
+    model = model_on("meta", config)
     batch = random_batch()
     tensors = {name: value.to("meta") for name, value in vars(batch).items() if name != "index"}
     loss = losses.model_loss(
@@ -160,9 +175,7 @@ def test_losses_on_the_meta_device() -> None:
             ("consistency_loss", "reward_loss", "value_loss", "value_s_loss"), 1.0
         ),
     )
-    policy_loss = losses.policy_loss(
-        model, loss.latents, 0.5, torch.empty(4, 4, 2, device="meta")
-    )
+    policy_loss = losses.policy_loss(model, loss.latents, 0.5, torch.empty(4, 4, 2, device="meta"))
     gradients = torch.autograd.grad(loss.weighted, model.model_parameters())
     gradients += torch.autograd.grad(policy_loss, model.policy_parameters())
     assert {g.device.type for g in gradients} == {"meta"}
@@ -171,7 +184,7 @@ def test_losses_on_the_meta_device() -> None:
 
 def test_return_on_the_meta_device() -> None:
     config = tiny_config()
-    model = move(tiny_model(config), "meta")
+    model = model_on("meta", config)
     actions = torch.empty(3, 2, 2, device="meta", requires_grad=True)
     G = plan_return(model, model.encode(torch.empty(2, 5, device="meta")), actions, 0.99)
     (first,) = torch.autograd.grad(G.sum(), actions, create_graph=True)

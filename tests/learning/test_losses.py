@@ -1,0 +1,193 @@
+"""The batched losses against loops over time, written from the method's description."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from builders import random_batch, random_obs, tiny_config, tiny_model
+from difftori.learning.losses import LOSS_CAP, model_loss, plan_loss, policy_loss, td_targets
+from difftori.model.world_model import WorldModel
+from difftori.planning.returns import rollout
+from difftori.types import Batch
+
+COEFFICIENTS = {
+    "consistency_loss": 2.0,
+    "reward_loss": 0.5,
+    "value_loss": 0.1,
+    "value_s_loss": 0.1,
+}
+NOISE = 0.05 * torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(11))
+
+
+@pytest.fixture
+def target() -> WorldModel:
+    return tiny_model(tiny_config(), seed=1).target_copy()
+
+
+def whole_loss(model: WorldModel, target: WorldModel, batch: Batch, **changes: object) -> object:
+    fields = {name: value for name, value in vars(batch).items() if name != "index"}
+    arguments = {
+        "policy_noise": NOISE,
+        "discount": 0.9,
+        "rho": 0.5,
+        "coefficients": COEFFICIENTS,
+    }
+    return model_loss(model, target, **(fields | arguments | changes))
+
+
+def naive_losses(
+    model: WorldModel, target: WorldModel, batch: Batch, discount: float, rho: float
+) -> dict[str, Tensor]:
+    """Each kind of loss ``[B]``, and the priorities, step by step."""
+    size = len(batch.obs)
+    sums = dict.fromkeys((*COEFFICIENTS, "priority"), torch.zeros(size))
+    z, obs = model.encode(batch.obs), batch.obs
+    for t in range(len(batch.action)):
+        action, reward, next_obs = batch.action[t], batch.reward[t], batch.next_obs[t]
+        with torch.no_grad():
+            z_online = model.encode(next_obs)
+            next_action = (torch.tanh(model._pi(z_online)) + NOISE[t]).clamp(-1, 1)
+            y = reward + discount * torch.minimum(*target.q(z_online, next_action))
+            y_obs = reward + discount * torch.minimum(*target.q_obs(next_obs, next_action))
+            z_target = target.encode(next_obs)
+        z_next = model.next_latent(z, action)
+        step = {
+            "consistency_loss": ((z_next - z_target) ** 2).mean(dim=1),
+            "reward_loss": ((model.reward(z, action) - reward) ** 2)[:, 0],
+            "value_loss": sum((q - y) ** 2 for q in model.q(z, action))[:, 0],
+            "value_s_loss": sum((q - y_obs) ** 2 for q in model.q_obs(obs, action))[:, 0],
+            "priority": sum((q - y).abs() for q in model.q(z, action))[:, 0],
+        }
+        sums = {name: sums[name] + rho**t * value for name, value in step.items()}
+        z, obs = z_next, next_obs
+    return sums
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 1.0])
+def test_model_loss_equals_a_loop_over_time(
+    model: WorldModel, target: WorldModel, rho: float
+) -> None:
+    batch = random_batch()
+    loss = whole_loss(model, target, batch, rho=rho)
+    naive = naive_losses(model, target, batch, 0.9, rho)
+    for name in COEFFICIENTS:
+        torch.testing.assert_close(loss.terms[name], naive[name].detach().mean())
+    total = sum(coefficient * naive[name] for name, coefficient in COEFFICIENTS.items())
+    torch.testing.assert_close(loss.terms["total_loss"], total.detach().mean())
+    expected = (total * batch.weight).mean()
+    torch.testing.assert_close(loss.weighted, expected)
+    torch.testing.assert_close(loss.terms["weighted_loss"], expected.detach())
+    torch.testing.assert_close(loss.priority, naive["priority"].detach())
+    ours = torch.autograd.grad(loss.weighted, model.model_parameters())
+    theirs = torch.autograd.grad(expected, model.model_parameters())
+    for our_gradient, their_gradient in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our_gradient, their_gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_policy_loss_equals_a_loop_over_time(model: WorldModel) -> None:
+    latents = model.encode(random_obs(4, 5)).detach()
+    noise = 0.05 * torch.randn(4, 5, 2, generator=torch.Generator().manual_seed(2))
+    expected = torch.zeros(())
+    for t, z in enumerate(latents):
+        q = torch.minimum(*model.q(z, (torch.tanh(model._pi(z)) + noise[t]).clamp(-1, 1)))
+        expected = expected - 0.5**t * q.mean()
+    torch.testing.assert_close(policy_loss(model, latents, 0.5, noise), expected)
+
+
+def test_plan_loss_is_the_smaller_observation_critic_negated(model: WorldModel) -> None:
+    obs, action = random_obs(6), 2 * torch.rand(6, 2) - 1
+    q1, q2 = model.q_obs(obs, action)
+    expected = [-min(a, b) for a, b in zip(q1[:, 0].tolist(), q2[:, 0].tolist(), strict=True)]
+    assert plan_loss(model, obs, action).tolist() == expected
+    assert (q1 < q2).any()
+    assert (q1 > q2).any()
+
+
+def test_latents_are_the_detached_rollout(model: WorldModel, target: WorldModel) -> None:
+    batch = random_batch()
+    latents = whole_loss(model, target, batch).latents
+    torch.testing.assert_close(
+        latents, rollout(model, model.encode(batch.obs), batch.action).detach()
+    )
+    assert not latents.requires_grad
+
+
+def test_targets_use_online_encoder_and_policy_and_target_critics(
+    model: WorldModel, target: WorldModel
+) -> None:
+    batch = random_batch()
+    before = td_targets(model, target, batch.next_obs, batch.reward, 0.9, None)
+    for network, matters in (
+        (target._encoder, False),
+        (target._pi, False),
+        (model._Q1, False),
+        (model._Q2_s, False),
+        (model._encoder, True),
+        (model._pi, True),
+        (target._Q1, True),
+    ):
+        weight = list(network.parameters())[-2]
+        kept = weight.data.clone()
+        weight.data.mul_(-3)
+        after = td_targets(model, target, batch.next_obs, batch.reward, 0.9, None)
+        weight.data.copy_(kept)
+        assert torch.equal(before[0], after[0]) == (not matters)
+
+
+def test_consistency_is_to_the_target_encoder(model: WorldModel, target: WorldModel) -> None:
+    batch = random_batch()
+    before = whole_loss(model, target, batch).terms
+    target._encoder[-1].bias.data += 1
+    after = whole_loss(model, target, batch).terms
+    assert before["consistency_loss"] != after["consistency_loss"]
+    assert before["value_loss"] == after["value_loss"]
+
+
+def test_importance_weights_weigh_the_gradient_and_not_the_log(
+    model: WorldModel, target: WorldModel
+) -> None:
+    batch = random_batch()
+    nothing = whole_loss(model, target, batch, weight=torch.zeros(4))
+    assert nothing.weighted == 0
+    assert nothing.terms["total_loss"] == whole_loss(model, target, batch).terms["total_loss"]
+
+
+def test_losses_and_priorities_are_capped(model: WorldModel, target: WorldModel) -> None:
+    """A row whose losses are all at the cap gives no gradient."""
+    batch = random_batch()
+    reward = batch.reward.clone()
+    reward[:, 1] = 1e6
+    loss = whole_loss(model, target, batch, reward=reward, weight=torch.eye(4)[1])
+    assert loss.priority[1] == LOSS_CAP
+    assert (loss.priority[[0, 2, 3]] < LOSS_CAP).all()
+    gradients = torch.autograd.grad(loss.weighted, list(model._reward.parameters()))
+    assert not any(gradient.any() for gradient in gradients)
+    consistency = loss.weighted - LOSS_CAP * (0.5 + 0.1 + 0.1) / 4
+    assert 0 < consistency < 100
+
+
+@pytest.mark.parametrize("wrong", ["missing", "extra"])
+def test_the_set_of_losses_is_the_set_of_coefficients(
+    model: WorldModel, target: WorldModel, wrong: str
+) -> None:
+    coefficients = dict(COEFFICIENTS)
+    if wrong == "missing":
+        del coefficients["value_s_loss"]
+    else:
+        coefficients["entropy_loss"] = 1.0
+    with pytest.raises(AssertionError, match="value_s_loss"):
+        whole_loss(model, target, random_batch(), coefficients=coefficients)
+
+
+def test_a_horizon_of_one(model: WorldModel, target: WorldModel) -> None:
+    batch = random_batch(horizon=1)
+    loss = whole_loss(model, target, batch, policy_noise=NOISE[:1])
+    naive = naive_losses(model, target, batch, 0.9, 0.5)
+    torch.testing.assert_close(loss.terms["value_loss"], naive["value_loss"].detach().mean())
+
+
+def test_targets_carry_no_gradient(model: WorldModel, target: WorldModel) -> None:
+    """The policy takes part in the targets alone."""
+    loss = whole_loss(model, target, random_batch())
+    gradients = torch.autograd.grad(loss.weighted, model.policy_parameters(), allow_unused=True)
+    assert all(gradient is None for gradient in gradients)

@@ -1,0 +1,100 @@
+"""Rules about the source itself."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src"
+FILES = sorted(SRC.rglob("*.py"))
+PURE = [
+    "learning/losses.py",
+    "planning/returns.py",
+    "planning/noise.py",
+    "model/augment.py",
+    "model/networks.py",
+    "types.py",
+]
+LINES = 300
+LONGER = {"difftori/planning/theseus_lm.py": 420}
+"""files that are one thing and longer"""
+
+each_file = pytest.mark.parametrize(
+    "path", FILES, ids=[str(path.relative_to(SRC)) for path in FILES]
+)
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def calls(path: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+
+
+def test_only_one_file_imports_theseus() -> None:
+    users = {str(path.relative_to(SRC)) for path in FILES if "theseus" in imported(path)}
+    assert users == {"difftori/planning/theseus_lm.py"}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_files_know_neither_config_nor_trackers(name: str) -> None:
+    assert not imported(SRC / "difftori" / name) & {"hydra", "omegaconf", "wandb"}
+
+
+@each_file
+def test_nothing_runs_text_as_code(path: Path) -> None:
+    assert not imported(path) & {"pickle", "cPickle", "dill", "cloudpickle"}
+    named = {call.func.id for call in calls(path) if isinstance(call.func, ast.Name)}
+    assert not named & {"eval", "exec", "compile", "__import__"}
+
+
+@each_file
+def test_weights_are_loaded_as_data_only(path: Path) -> None:
+    for call in calls(path):
+        if ast.unparse(call.func) == "torch.load":
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            assert keywords.get("weights_only") == "True", f"line {call.lineno}"
+        if ast.unparse(call.func) in ("np.load", "numpy.load"):
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            assert keywords.get("allow_pickle", "False") == "False", f"line {call.lineno}"
+
+
+@each_file
+def test_files_stay_short(path: Path) -> None:
+    limit = LONGER.get(str(path.relative_to(SRC)), LINES)
+    assert len(path.read_text().splitlines()) <= limit
+
+
+@each_file
+def test_no_bare_except(path: Path) -> None:
+    handlers = [
+        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ExceptHandler)
+    ]
+    assert all(handler.type is not None for handler in handlers)
+
+
+@each_file
+def test_devices_are_not_wired_in(path: Path) -> None:
+    """``.cuda()`` and ``device="cuda"`` are decided by the config, at the top."""
+    source = path.read_text()
+    assert not re.search(r"\.cuda\(\)|device=[\"']cuda", source)
+
+
+def test_a_modes_name_is_compared_with_nowhere() -> None:
+    """A mode is data in ``cfgs/mode``."""
+    modes = {path.stem for path in (ROOT / "cfgs" / "mode").glob("*.yaml")} - {"default"}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                constants = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant)}
+                assert not constants & modes, f"{path}:{node.lineno}"
