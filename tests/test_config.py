@@ -12,11 +12,11 @@ from difftori.config import (
     CONFIG_DIR,
     Config,
     ConfigError,
-    Schedule,
     compose,
     config_keys,
     from_flat,
 )
+from difftori.sections import Schedule
 
 DEFAULT = CONFIG_DIR / "default.yaml"
 GROUP_FILES = sorted(

@@ -18,7 +18,7 @@ PURE = [
     "types.py",
 ]
 LINES = 300
-LONGER = {"difftori/planning/theseus_lm.py": 420}
+LONGER = {"difftori/planning/theseus_lm.py": 430}
 """files that are one thing and longer"""
 
 each_file = pytest.mark.parametrize(

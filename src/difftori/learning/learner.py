@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftori.config import LearnerConfig
 from difftori.learning import losses
 from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.optimizer import GuardedAdam
 from difftori.model import augment
 from difftori.model.world_model import WorldModel
+from difftori.sections import LearnerConfig
 from difftori.types import Batch
 
 
@@ -55,7 +55,8 @@ class Learner:
             the gradient was not finite and nothing was changed.
 
         Raises:
-            NotFiniteError: for a weight that is not finite, and after ``max_nonfinite`` such updates in a row.
+            NotFiniteError: for a weight that is not finite, and after ``max_nonfinite`` such
+                updates in a row.
         """
         config = self._config
         loss = self._model_loss(batch)

@@ -29,9 +29,14 @@ class GuardedAdam:
     def state_dict(self) -> dict[str, Any]:
         """Moments and step counts by the parameter's position."""
         state = self._adam.state_dict()["state"]
-        return {str(i): dict(moments) for i, moments in state.items()}
+        return {str(i): _copied(moments) for i, moments in state.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         whole = self._adam.state_dict()
-        whole["state"] = {int(i): dict(moments) for i, moments in state.items()}
+        # torch keeps the tensors it is given, and steps them in place
+        whole["state"] = {int(i): _copied(moments) for i, moments in state.items()}
         self._adam.load_state_dict(whole)
+
+
+def _copied(moments: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: moment.clone() for name, moment in moments.items()}

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftori.config import PlanGradientConfig
 from difftori.learning import losses
 from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.optimizer import GuardedAdam
 from difftori.model.world_model import WorldModel
+from difftori.sections import PlanGradientConfig
 
 
 @dataclass

@@ -13,9 +13,7 @@ Tape = list[tuple[Tensor, ...]]
 """for each layer what ``backward`` needs of it"""
 
 
-def forward(
-    network: nn.Sequential, x: Float[Tensor, "*B I"]
-) -> tuple[Float[Tensor, "*B O"], Tape]:
+def forward(network: nn.Sequential, x: Float[Tensor, "*B I"]) -> tuple[Float[Tensor, "*B O"], Tape]:
     """The network's output and its tape.
 
     Raises TypeError for a layer whose derivative is not written here.
@@ -39,9 +37,7 @@ def forward(
     return x, tape
 
 
-def backward(
-    network: nn.Sequential, tape: Tape, c: Float[Tensor, "*B O"]
-) -> Float[Tensor, "*B I"]:
+def backward(network: nn.Sequential, tape: Tape, c: Float[Tensor, "*B O"]) -> Float[Tensor, "*B I"]:
     """cᵀ ∂network/∂x where ``forward`` was evaluated, row by row."""
     for layer, saved in zip(reversed(network), reversed(tape), strict=True):
         if isinstance(layer, nn.Linear):

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from difftori.config import ModelConfig
 from difftori.model import networks
+from difftori.sections import ModelConfig
 from difftori.types import EnvSpec
 
 POLICY_NOISE_CLIP = 0.3

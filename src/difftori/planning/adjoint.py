@@ -62,10 +62,12 @@ class _Dynamics:
     def __init__(
         self, network: nn.Sequential, latent_dim: int, actions: Float[Tensor, "H B A"]
     ) -> None:
-        first, self._second, self._third = (network[i] for i in (0, 2, 4))
-        self.weight_z, self.weight_a = first.weight.split(
-            [latent_dim, actions.shape[-1]], dim=1
-        )
+        first, second, third = network[0], network[2], network[4]
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
+        assert isinstance(third, nn.Linear)
+        self._second, self._third = second, third
+        self.weight_z, self.weight_a = first.weight.split([latent_dim, actions.shape[-1]], dim=1)
         self._from_actions = functional.linear(actions, self.weight_a, first.bias)
         self._hidden: list[tuple[Tensor, Tensor]] = []
 

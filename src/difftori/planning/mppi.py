@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftori.config import MppiConfig
 from difftori.model.world_model import WorldModel
 from difftori.planning import noise
 from difftori.planning.returns import plan_return, policy_rollout
+from difftori.sections import MppiConfig
 from difftori.types import Plan
 
 INITIAL_STD = 2.0
@@ -63,6 +63,9 @@ class MppiPlanner:
         action = elites[0, torch.arange(batch, device=z.device), chosen]
         if explore:
             action = action + std[0] * noise.normal(action.shape[1:], generators)
+        # A row that went wrong must not spoil the next steps of its episode.
+        whole = torch.isfinite(mean).all(dim=-1).all(dim=0)
+        mean = torch.where(whole[None, :, None], mean, 0.0)
         finite = torch.isfinite(elite_values[:, 0]) & torch.isfinite(action).all(dim=1)
         stats = {"plan_return_after": elite_values[:, 0]}
         return Plan(action=action, carry=mean.transpose(0, 1), finite=finite, stats=stats)

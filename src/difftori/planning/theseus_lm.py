@@ -32,6 +32,8 @@ with warnings.catch_warnings():
 
 ReturnFunction = Callable[[Tensor, Tensor], Tensor]
 """(flat plans ``[B, H·A]``, latents ``[B, Z]``) to returns ``[B, 1]``; rows independent"""
+GradientFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""the same to returns and their gradients ``[B, H·A]``, both differentiable"""
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,21 @@ class PlanCost(th.CostFunction):
     """
 
     def __init__(
-        self, return_fn: ReturnFunction, actions: th.Vector, latent: th.Variable, offset: float
+        self,
+        return_fn: ReturnFunction,
+        gradient_fn: GradientFunction,
+        actions: th.Vector,
+        latent: th.Variable,
+        offset: float,
     ) -> None:
-        super().__init__(th.ScaleCostWeight(1.0), name="plan_cost")
+        weight = th.ScaleCostWeight(actions.tensor.new_ones(1, 1))
+        super().__init__(weight, name="plan_cost")
         self.actions = actions
         self.latent = latent
         self.register_optim_vars(["actions"])
         self.register_aux_vars(["latent"])
         self._return_fn = return_fn
+        self._gradient_fn = gradient_fn
         self._offset = offset
 
     def dim(self) -> int:
@@ -94,19 +103,29 @@ class PlanCost(th.CostFunction):
         return self._offset - self._return_fn(self.actions.tensor, self.latent.tensor)
 
     def jacobians(self) -> tuple[list[Float[Tensor, "B 1 D"]], Float[Tensor, "B 1"]]:
+        G, gradient = self._gradient_fn(self.actions.tensor, self.latent.tensor)
+        return [-gradient.unsqueeze(1)], self._offset - G
+
+    def _copy_impl(self, new_name: str | None = None) -> "PlanCost":
+        actions, latent = self.actions.copy(), self.latent.copy()
+        return PlanCost(self._return_fn, self._gradient_fn, actions, latent, self._offset)
+
+
+def autograd_gradient(return_fn: ReturnFunction) -> GradientFunction:
+    """The gradient of any return function, by autograd; differentiable if gradients are on."""
+
+    def return_and_gradient(actions: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         with_graph = torch.is_grad_enabled()
-        actions, latent = self.actions.tensor, self.latent.tensor
         if not with_graph:
             latent = latent.detach()
         if not (with_graph and actions.requires_grad):
             actions = actions.detach().requires_grad_()
         with torch.enable_grad():
-            G = self._return_fn(actions, latent)
+            G = return_fn(actions, latent)
             (gradient,) = torch.autograd.grad(G.sum(), actions, create_graph=with_graph)
-        return [-gradient.unsqueeze(1)], self._offset - (G if with_graph else G.detach())
+        return (G if with_graph else G.detach()), gradient
 
-    def _copy_impl(self, new_name: str | None = None) -> "PlanCost":
-        return PlanCost(self._return_fn, self.actions.copy(), self.latent.copy(), self._offset)
+    return return_and_gradient
 
 
 class ResidualLinearization(Linearization):
@@ -269,8 +288,15 @@ class TrajectorySolver:
     One layer is built for each length of the plan and used for every batch of that length.
     """
 
-    def __init__(self, return_fn: ReturnFunction, options: SolverOptions) -> None:
+    def __init__(
+        self,
+        return_fn: ReturnFunction,
+        options: SolverOptions,
+        gradient_fn: GradientFunction | None = None,
+    ) -> None:
+        """Without a ``gradient_fn`` the gradient is autograd's."""
         self._return_fn = return_fn
+        self._gradient_fn = gradient_fn or autograd_gradient(return_fn)
         self._options = options
         self._layers: dict[tuple[int, int, torch.dtype, torch.device], th.TheseusLayer] = {}
 
@@ -297,7 +323,7 @@ class TrajectorySolver:
             actions_var = th.Vector(tensor=torch.zeros_like(actions), name="actions")
             latent_var = th.Variable(tensor=torch.zeros_like(z), name="latent")
             offset = self._options.value_offset
-            cost = PlanCost(self._return_fn, actions_var, latent_var, offset)
+            cost = PlanCost(self._return_fn, self._gradient_fn, actions_var, latent_var, offset)
             objective = th.Objective(dtype=actions.dtype)
             objective.to(device=actions.device)
             objective.add(cost)
@@ -329,6 +355,7 @@ class PublishedSolver:
                 [th.Vector(tensor=torch.zeros_like(first_guess), name="actions")],
                 residual,
                 1,
+                cost_weight=th.ScaleCostWeight(first_guess.new_ones(1, 1)),
                 aux_vars=[th.Variable(tensor=torch.zeros_like(z), name="latent")],
                 name="plan_cost",
             )
@@ -345,6 +372,8 @@ class PublishedSolver:
             values, info = layer.forward(inputs, optimizer_kwargs=kwargs)
             best_solution = cast(dict[str, Tensor], info.best_solution)
             last, best = values["actions"], best_solution["actions"].to(z.device)
+            # without a graph Theseus only warns of a failed factorization
+            solved = not (info.status == th.NonlinearOptimizerStatus.FAIL).any()
         except RuntimeError as error:
             if "linear optimizer" not in str(error):
                 raise

@@ -6,17 +6,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftori.config import TrajectoryConfig
 from difftori.model.world_model import WorldModel
+from difftori.planning.adjoint import return_and_gradient
 from difftori.planning.noise import normal
 from difftori.planning.returns import plan_return, policy_rollout
-from difftori.planning.theseus_lm import PublishedSolver, SolverOptions, TrajectorySolver
+from difftori.planning.theseus_lm import (
+    GradientFunction,
+    PublishedSolver,
+    SolverOptions,
+    TrajectorySolver,
+)
+from difftori.sections import TrajectoryConfig
 from difftori.types import Plan
-
-SOLVERS: dict[str, type[TrajectorySolver] | type[PublishedSolver]] = {
-    "residual": TrajectorySolver,
-    "published": PublishedSolver,
-}
 
 
 class TrajectoryPlanner:
@@ -26,7 +27,11 @@ class TrajectoryPlanner:
         self._model = model
         self._config = config
         options = SolverOptions(**{k: getattr(config, k) for k in _OPTION_KEYS})
-        self._solver = SOLVERS[config.solver](self._clamped_return, options)
+        self._solver = (
+            TrajectorySolver(self._clamped_return, options, self._gradient_function())
+            if config.solver == "residual"
+            else PublishedSolver(self._clamped_return, options)
+        )
 
     def plan(
         self,
@@ -69,6 +74,19 @@ class TrajectoryPlanner:
         horizon = flat_actions.shape[1] // self._model.action_dim
         actions = _unflatten(flat_actions.clamp(-1, 1), horizon)
         return plan_return(self._model, z, actions, self._config.discount)
+
+    def _gradient_function(self) -> GradientFunction | None:
+        """The adjoint recursion knows our networks; a model of another type is autograd's."""
+        return self._clamped_gradient if type(self._model) is WorldModel else None
+
+    def _clamped_gradient(
+        self, flat_actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]
+    ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B D"]]:
+        """The return and its gradient, which is zero where an action is outside the box."""
+        horizon = flat_actions.shape[1] // self._model.action_dim
+        actions = _unflatten(flat_actions.clamp(-1, 1), horizon)
+        G, gradient = return_and_gradient(self._model, z, actions, self._config.discount)
+        return G, _flatten(gradient) * (flat_actions.abs() <= 1)
 
     @torch.no_grad()
     def _first_guess(

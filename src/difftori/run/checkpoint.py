@@ -9,14 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import yaml
 
 from difftori.config import ConfigError
 from difftori.replay import ReplayBuffer
 from difftori.run.console import ConsoleReporter
 from difftori.run.replay_log import ReplayLog
 from difftori.run.store import CheckpointError, CheckpointStore, CheckpointWriteError
-from difftori.types import EnvSpec
+from difftori.types import EnvSpec, Episode
 
 FORMAT = 1
 """of the tree; a checkpoint of another format is refused"""
@@ -46,6 +48,8 @@ class Checkpointer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``config`` has the flat keys; those outside ``MAY_DIFFER`` must agree to resume."""
+        self._folder = folder
+        self._config = config
         self._identity = {key: value for key, value in config.items() if key not in MAY_DIFFER}
         self._every_seconds = 60 * every_minutes
         self._console = console
@@ -61,6 +65,11 @@ class Checkpointer:
             action_dim=spec.action_dim,
             episode_length=spec.episode_length,
             frame_stack=stack,
+        )
+        self._empty_episode = Episode(
+            obs=np.zeros((1, *spec.obs_shape), self._log.obs_dtype),
+            action=np.zeros((0, spec.action_dim), np.float32),
+            reward=np.zeros(0, np.float32),
         )
         self._first_needed: dict[int, int] = {}
         """oldest episode that each checkpoint on disk needs"""
@@ -128,6 +137,7 @@ class Checkpointer:
         position = tree["replay"]["log"]
         self._first_needed[number] = position["first"]
         self._log.truncate(position)
+        self._list_changes()
         return tree
 
     def load_buffer(self, tree: dict[str, Any], buffer: ReplayBuffer) -> None:
@@ -145,11 +155,9 @@ class Checkpointer:
 
     def _append_episodes(self, buffer: ReplayBuffer) -> None:
         for number in range(self._log.count, buffer.num_episodes_added):
-            if number not in buffer.live_episodes:
-                raise CheckpointWriteError(
-                    self._log.folder, 0, f"episode {number} left the buffer before it was saved"
-                )
-            self._log.append(buffer.episode(number))
+            live = number in buffer.live_episodes
+            # One that left the buffer before it was saved is not needed, but its place is.
+            self._log.append(buffer.episode(number) if live else self._empty_episode)
 
     def _drop_old_episodes(self, buffer: ReplayBuffer) -> None:
         """Delete replay data that neither the buffer nor a checkpoint on disk needs any more."""
@@ -181,6 +189,22 @@ class Checkpointer:
                 "use them again, or another exp_name"
             )
         self._log.restore(tree["replay"]["log"])
+
+    def _list_changes(self) -> None:
+        """Say which of the keys that may differ are not as they were when the run last began."""
+        try:
+            before = yaml.safe_load((self._folder / "config.yaml").read_text())
+        except (OSError, ValueError, yaml.YAMLError):
+            return
+        if not isinstance(before, dict):
+            return
+        changes = [
+            f"{key} {before[key]} (now {value})"
+            for key, value in self._config.items()
+            if key in MAY_DIFFER and key in before and before[key] != value
+        ]
+        if changes:
+            self._console.info(f"changed since the last start: {', '.join(changes)}")
 
     def _warn(self, error: CheckpointError) -> None:
         self._console.warn(f"{error}; training goes on, and saving is tried again")

@@ -2,13 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from difftori.envs import ControlEnv
 from difftori.planning.actor import Actor
-from difftori.run.seeding import generator
+from difftori.run.console import ConsoleReporter
+from difftori.run.metrics import Metrics
+from difftori.run.seeding import derive_seed, generator
+from difftori.run.state import Counters
+from difftori.run.video import write_mp4
+from difftori.sections import EvaluationConfig
+from difftori.types import EnvSpec
+
+FILM_SIZE = 384
+"""pixels, height and width of a training run's videos"""
+FILM_FPS = 25
+"""frames, one for each agent step, a second"""
 
 
 @dataclass(frozen=True)
@@ -109,3 +122,109 @@ def _advance(row: _Row, action: np.ndarray) -> None:
         row.obs = obs
     else:
         row.error, row.reward, row.done = "a non-finite observation", float("nan"), True
+
+
+class Evaluator:
+    """Scores the agent in training: whenever ``eval_freq`` more environment steps were taken.
+
+    It has environments and seeds of its own, so training does not depend on it.
+    """
+
+    def __init__(
+        self,
+        actor: Actor,
+        spec: EnvSpec,
+        config: EvaluationConfig,
+        *,
+        make_env: Callable[[], ControlEnv],
+        device: torch.device,
+        seed: int,
+        folder: Path,
+        metrics: Metrics,
+        console: ConsoleReporter,
+    ) -> None:
+        """``folder`` is the run's, ``seed`` too."""
+        self._actor = actor
+        self._spec = spec
+        self._config = config
+        self._make_env = make_env
+        self._device = device
+        self._seed = seed
+        self._folder = folder
+        self._metrics = metrics
+        self._console = console
+        self._envs: list[ControlEnv] = []
+
+    def run_if_due(
+        self,
+        counters: Counters,
+        *,
+        elapsed_seconds: Callable[[], float],
+        safe_point: Callable[[], None],
+    ) -> bool:
+        """Evaluate if it is time, and log it; True if the agent is the best so far.
+
+        ``safe_point`` is called between steps, and may raise to stop the run: the evaluation is
+        then done again, equally, when the run is resumed.
+        """
+        env_step = counters.agent_step * self._spec.action_repeat
+        passed = env_step // self._config.eval_freq
+        if passed <= counters.evaluated_through:
+            return False
+        self._console.phase("evaluating", self._spec.episode_length)
+
+        def on_step(step: int) -> None:
+            self._console.phase_step(step)
+            safe_point()
+
+        result = self._evaluate(counters, on_step)
+        record: dict[str, Any] = {
+            "env_step": env_step,
+            "episode_reward": result.mean_reward,
+            "episode_reward_std": float(np.nanstd(result.rewards)),
+            "episodes": len(result.rewards) - len(result.errors),
+        }
+        if result.successes:
+            record["episode_success"] = float(np.mean(result.successes))
+        record["elapsed_seconds"] = elapsed_seconds()
+        self._metrics.log(record, "eval")
+        for error in result.errors:
+            self._console.warn(f"an episode of the evaluation failed: {error}")
+        if result.frames:
+            self._save_video(result.frames, env_step)
+        counters.evaluated_through = passed
+        best = counters.best_reward is None or result.mean_reward > counters.best_reward
+        if best and np.isfinite(result.mean_reward):
+            counters.best_reward = result.mean_reward
+            return True
+        return False
+
+    def _evaluate(self, counters: Counters, on_step: Callable[[int], None]) -> Evaluation:
+        count = self._config.eval_episodes
+        while len(self._envs) < count:
+            self._envs.append(self._make_env())
+        path = ("evaluation", counters.episode)
+        return evaluate(
+            self._actor,
+            self._envs,
+            seeds=[derive_seed(self._seed, *path, i) for i in range(count)],
+            agent_step=counters.agent_step,
+            update_step=counters.update_step,
+            device=self._device,
+            film_size=FILM_SIZE if self._config.save_video else None,
+            on_step=on_step,
+        )
+
+    def _save_video(self, frames: Sequence[np.ndarray], env_step: int) -> None:
+        path = self._folder / "videos" / f"eval_{env_step:09d}.mp4"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_mp4(path, frames, fps=FILM_FPS)
+        except OSError as error:
+            self._console.warn(f"the video was not written: {error}")
+            return
+        self._metrics.video(path, env_step)
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
-from difftori.config import Config, ConfigError, Count, CountOrZero, Section, from_flat, one_line
+from difftori.config import Config, ConfigError, from_flat, one_line
 from difftori.envs.rendering import prepare_rendering
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
@@ -22,6 +22,7 @@ from difftori.run.seeding import derive_seed
 from difftori.run.session import read_config
 from difftori.run.store import CheckpointError, load_tree
 from difftori.run.video import write_mp4
+from difftori.sections import Count, CountOrZero, Section
 
 FULLY_TRAINED_STEP = 10**9
 """agent step of weights without counters: every schedule has ended"""

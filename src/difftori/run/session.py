@@ -14,6 +14,7 @@ from difftori.config import Config, ConfigError, from_hydra
 from difftori.envs.rendering import prepare_rendering
 from difftori.learning.finite import NotFiniteError
 from difftori.run.build import build_trainer
+from difftori.run.collector import EpisodeFailedError
 from difftori.run.console import ConsoleReporter
 from difftori.run.files import write_bytes
 from difftori.run.lock import RunLock, RunLockedError
@@ -21,7 +22,7 @@ from difftori.run.metrics import Metrics
 from difftori.run.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
 from difftori.run.store import CheckpointError
 from difftori.run.trackers import Tracker, run_id, start_wandb
-from difftori.run.trainer import EpisodeFailedError, Trainer
+from difftori.run.trainer import Trainer
 
 FAILED_EXIT_CODE = 1
 
