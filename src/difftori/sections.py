@@ -204,12 +204,17 @@ class LearnerConfig(Section):
     update_freq: Count
     tau: Share
     augmentation: Literal["shift", "kornia", "none"]
+    precision: Literal["fp32", "bf16"]
 
 
 class PlanGradientConfig(Section):
-    plan_gradient: Literal["none", "episode", "step"]
+    plan_gradient: Literal["none", "episode", "step", "replay"]
     lr: Positive
     grad_clip_norm_a: Positive
+    grad_clip_norm_a_buffer: Positive
+    frequency: Count
+    sample_update: Count
+    plan_loss_coef: NonNegative
 
 
 class ReplayConfig(Section):

@@ -59,7 +59,8 @@ class Learner:
                 updates in a row.
         """
         config = self._config
-        loss = self._model_loss(batch)
+        with self._autocast():
+            loss = self._model_loss(batch)
         gradients = torch.autograd.grad(
             loss.weighted / config.horizon, self._model_optimizer.parameters
         )
@@ -96,7 +97,8 @@ class Learner:
 
     def _update_policy(self, latents: Float[Tensor, "H_1 B Z"]) -> Float[Tensor, ""]:
         noise = self._policy_noise((*latents.shape[:2], self._model.action_dim))
-        loss = losses.policy_loss(self._model, latents, self._config.rho, noise)
+        with self._autocast():
+            loss = losses.policy_loss(self._model, latents, self._config.rho, noise)
         gradients = torch.autograd.grad(loss, self._policy_optimizer.parameters)
         grad_norm = self._policy_optimizer.step(gradients)
         return torch.where(torch.isfinite(grad_norm), loss.detach(), grad_norm)
@@ -107,16 +109,23 @@ class Learner:
         online: list[Tensor] = list(self._model.parameters())
         torch._foreach_lerp_(target, online, self._config.tau)
 
+    def _autocast(self) -> torch.autocast:
+        """Products in bf16 if asked for; weights, losses, gradients and steps stay in float32."""
+        enabled = self._config.precision == "bf16"
+        return torch.autocast(self._model.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def augment(self, obs: Tensor) -> Tensor:
+        """Observations ``[B, *O]`` in the model's dtype; each image shifted once."""
+        if obs.ndim == 2 or self._config.augmentation == "none":
+            return obs.to(self._model.dtype)
+        offsets = augment.random_offsets(len(obs), self._generator)
+        return augment.SHIFTS[self._config.augmentation](obs, offsets).to(self._model.dtype)
+
     def _augment(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Each observation shifted once, in the model's dtype; states as they are."""
-        dtype = self._model.dtype
-        if batch.obs.ndim == 2 or self._config.augmentation == "none":
-            return batch.obs.to(dtype), batch.next_obs.to(dtype)
-        images = torch.cat([batch.obs.unsqueeze(0), batch.next_obs]).flatten(0, 1)
-        offsets = augment.random_offsets(len(images), self._generator)
-        shifted = augment.SHIFTS[self._config.augmentation](images, offsets).to(dtype)
-        obs, next_obs = shifted.view(-1, *batch.obs.shape).split([1, len(batch.next_obs)])
-        return obs[0], next_obs
+        together = torch.cat([batch.obs.unsqueeze(0), batch.next_obs])
+        augmented = self.augment(together.flatten(0, 1)).view(together.shape)
+        return augmented[0], augmented[1:]
 
     def _policy_noise(self, shape: tuple[int, ...]) -> Tensor | None:
         if self._config.min_std == 0:

@@ -25,7 +25,7 @@ class _Sums:
 
 
 class PlanGradient:
-    """Sums the loss's gradient over agent steps and applies it with an Adam of its own.
+    """Sums the loss's gradient over plans and applies it with an Adam of its own.
 
     It trains encoder, dynamics, reward and latent critics; policy and observation critics
     stay as they are.
@@ -35,14 +35,19 @@ class PlanGradient:
         self, model: WorldModel, config: PlanGradientConfig, *, max_nonfinite: int
     ) -> None:
         self._model = model
-        self.every_step = config.plan_gradient == "step"
-        self._optimizer = GuardedAdam(model.plan_parameters(), config.lr, config.grad_clip_norm_a)
+        self.applies = config.plan_gradient
+        """``episode`` or ``step``: from acted plans, when one ends; ``replay``: see there"""
+        replayed = config.plan_gradient == "replay"
+        max_norm = config.grad_clip_norm_a_buffer if replayed else config.grad_clip_norm_a
+        self._optimizer = GuardedAdam(model.plan_parameters(), config.lr, max_norm)
         self.nonfinite = NonFiniteCounter("the plan's gradient", max_nonfinite)
         self._gradient: list[Tensor] | None = None
         self._sums = _Sums()
 
-    def accumulate(self, obs: Tensor, planned_action: Float[Tensor, "B A"]) -> Float[Tensor, "B"]:
-        """Add the gradient of Σ_B −min Q_iˢ(o, â); returns the losses.
+    def accumulate(
+        self, obs: Tensor, planned_action: Float[Tensor, "B A"], weight: float = 1.0
+    ) -> Float[Tensor, "B"]:
+        """Add the gradient of weight · Σ_B −min Q_iˢ(o, â); returns the losses.
 
         A gradient that is not finite is dropped and counted.
 
@@ -50,7 +55,8 @@ class PlanGradient:
             NotFiniteError: after ``max_nonfinite`` such gradients in a row.
         """
         loss = losses.plan_loss(self._model, obs, planned_action)
-        gradient = torch.autograd.grad(loss.sum(), self._optimizer.parameters, allow_unused=True)
+        total = weight * loss.sum()
+        gradient = torch.autograd.grad(total, self._optimizer.parameters, allow_unused=True)
         filled = [
             torch.zeros_like(parameter) if part is None else part
             for part, parameter in zip(gradient, self._optimizer.parameters, strict=True)
@@ -62,7 +68,7 @@ class PlanGradient:
         if not finite:
             check_weights(self._model)
         else:
-            self._sums.loss += float(loss.detach().sum())
+            self._sums.loss += float(total.detach())
             self._sums.zero_gradients += bool(norm == 0)
             if self._gradient is None:
                 self._gradient = filled

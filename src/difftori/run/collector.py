@@ -90,7 +90,7 @@ class Collector:
         if not (terminated or truncated):
             return None
         self.open = None
-        if self._plan_gradient is not None and not self._plan_gradient.every_step:
+        if self._plan_gradient is not None and self._plan_gradient.applies == "episode":
             self._averages.add(self._plan_gradient.apply())
         return episode
 
@@ -160,7 +160,7 @@ class Collector:
             carry=episode.carry,
             explore=True,
             generators=generators,
-            differentiate=self._plan_gradient is not None,
+            differentiate=self._learns_from_acting,
         )
         finite = plan.finite is None or bool(plan.finite.all())
         if finite:
@@ -170,9 +170,13 @@ class Collector:
         self.nonfinite_plans.seen(finite=finite)
         if self._plan_gradient is not None and plan.differentiable_action is not None and finite:
             self._plan_gradient.accumulate(obs, plan.differentiable_action)
-            if self._plan_gradient.every_step:
+            if self._plan_gradient.applies == "step":
                 self._averages.add(self._plan_gradient.apply())
         return plan
+
+    @property
+    def _learns_from_acting(self) -> bool:
+        return self._plan_gradient is not None and self._plan_gradient.applies != "replay"
 
 
 def _finite_obs(obs: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from difftori.config import Config
 from difftori.envs import ControlEnv
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient
+from difftori.learning.replayed_plan import ReplayedPlans
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
 from difftori.replay import ReplayBuffer
@@ -74,6 +75,11 @@ class Trainer:
             seed_steps=config.run.seed_steps,
             max_nonfinite=config.run.max_nonfinite,
         )
+        self._replayed_plans = None
+        if plan_gradient is not None and plan_gradient.applies == "replay":
+            self._replayed_plans = ReplayedPlans(
+                self._actor, learner, plan_gradient, buffer, config.plan_gradient, streams.acting
+            )
         self._evaluator = Evaluator(
             self._actor,
             spec,
@@ -147,11 +153,18 @@ class Trainer:
                 self._console.warn(f"episode {counters.episode} is dropped and redone: {error}")
                 collector.drop(counters, error)
                 episode = None
+            self._learn_from_replayed_plans()
             self._console.phase_step(counters.agent_step - counters.episode_start_step)
             self._console.advance(self._env_step)
             if episode is not None:
                 self._keep(episode)
             self._safe_point()
+
+    def _learn_from_replayed_plans(self) -> None:
+        counters, plans = self.counters, self._replayed_plans
+        start = counters.episode_start_step
+        if plans is not None and plans.due(counters.agent_step, start):
+            self._averages.add(plans.step(start, counters.update_step))
 
     def _keep(self, episode: OpenEpisode) -> None:
         counters = self.counters
