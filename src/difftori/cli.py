@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from difftori.config import CONFIG_DIR, ConfigError, config_keys, unknown_key
 
 USAGE_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
 
 
 def refuse_unknown_keys(arguments: Sequence[str], config_name: str = "default") -> None:
@@ -35,6 +36,9 @@ def guarded(run: Callable[[DictConfig], int], cfg: DictConfig) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_EXIT_CODE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
 
 
 def fail(message: str) -> None:

@@ -122,7 +122,8 @@ def build_trainer(
         console=console,
         signals=signals,
     )
-    announce(config, spec, device, checkpointer.episode_bytes, console)
+    replay_bytes = checkpointer.episode_bytes
+    announce(config, spec, device, replay_bytes, checkpoint_bytes(model), console)
     _restore(config, trainer, checkpointer, model, learner, buffer, metrics, console)
     return trainer, spec
 
@@ -160,6 +161,7 @@ def announce(
     spec: EnvSpec,
     device: torch.device,
     episode_bytes: int,
+    checkpoint_bytes: int,
     console: ConsoleReporter,
 ) -> None:
     """What will run and what it will take, before anything slow; refuses what cannot fit.
@@ -171,7 +173,7 @@ def announce(
     where = f"{device}" + (f" ({torch.get_num_threads()} threads)" if device.type == "cpu" else "")
     steps = min(config.replay.max_buffer_size, -(-run.train_steps // spec.action_repeat))
     need = memory_bytes(spec, steps)
-    disk = episode_bytes * -(-steps // spec.episode_length)
+    disk = episode_bytes * -(-steps // spec.episode_length) + 3 * checkpoint_bytes
     console.info(
         f"{spec.task} from {spec.modality}, mode {run.mode}, preset {run.preset}, "
         f"seed {run.seed}, on {where}"
@@ -181,8 +183,8 @@ def announce(
         f"{spec.episode_length} agent steps an episode"
     )
     console.info(
-        f"replay buffer: up to {format_bytes(need)} of memory and {format_bytes(disk)} of disk, "
-        f"for {steps:,} agent steps"
+        f"replay buffer: up to {format_bytes(need)} of memory, for {steps:,} agent steps; "
+        f"on disk, with three checkpoints: up to {format_bytes(disk)}"
     )
     console.info(f"run folder: {run.folder}")
     if device.type == "cpu" and torch.cuda.is_available():
@@ -193,6 +195,14 @@ def announce(
             f"the replay buffer needs {format_bytes(need)}, and this machine has "
             f"{format_bytes(room)} free; lower max_buffer_size or train_steps"
         )
+
+
+def checkpoint_bytes(model: WorldModel) -> int:
+    """About what one checkpoint takes beside the replay data.
+
+    Model and target, two Adams with two moments each, and the plan's gradient.
+    """
+    return 7 * sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def available_memory() -> int | None:

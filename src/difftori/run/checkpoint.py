@@ -4,6 +4,7 @@ The replay data goes to an append-only log beside the checkpoints; each checkpoi
 prefix of it. See ``store`` and ``replay_log`` for how both survive being killed at any moment.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,15 @@ class Checkpointer:
             self._warn(error)
             return False
         return not self.report_failures()
+
+    def append(self, episode: Episode, number: int) -> None:
+        """Put a finished episode into the log, so that a save has nothing left to copy.
+
+        What the disk does not take now is tried again with the next save.
+        """
+        if number == self._log.count:
+            with contextlib.suppress(CheckpointWriteError):
+                self._log.append(episode)
 
     def report_failures(self) -> bool:
         """Warn of writes that have failed since; True if there were any."""

@@ -92,14 +92,15 @@ def _run(config: Config, console: ConsoleReporter, signals: StopSignals) -> int:
     try:
         trainer, _ = build_trainer(config, console=console, metrics=metrics, signals=signals)
         settings = yaml.safe_dump(config.flat(), sort_keys=False)
-        write_bytes(folder / "config.yaml", settings.encode())
+        _write_or_warn(folder / "config.yaml", settings.encode(), console)
         trainer.run()
-        if config.run.save_model:
-            _save_model(trainer, folder, metrics)
-        console.info(f"done: {config.run.train_steps:,} env steps, everything in {folder}")
-        code = 0
+        if not config.run.save_model or _save_model(trainer, folder, metrics, console):
+            console.info(f"done: {config.run.train_steps:,} env steps, everything in {folder}")
+            code = 0
     except StopRequested as request:
-        console.info(f"stopped by {request} and saved; the same command goes on from here")
+        where = "from here" if request.saved else "from its last checkpoint"
+        state = "and saved" if request.saved else "but could not save"
+        console.info(f"stopped by {request} {state}; the same command goes on {where}")
         code = RESUME_EXIT_CODE
     except (NotFiniteError, EpisodeFailedError, CheckpointError) as error:
         console.error(f"{error}; what was saved before is intact in {folder / 'checkpoints'}")
@@ -115,11 +116,16 @@ def _trackers(config: Config, console: ConsoleReporter) -> list[Tracker]:
     if not wandb.use_wandb:
         return []
     run, folder = config.run, config.run.folder
+    try:
+        identifier = run_id(folder)
+    except OSError as error:
+        console.warn(f"W&B is off: its run id cannot be kept in {folder}: {error.strerror}")
+        return []
     tracker = start_wandb(
         project=wandb.wandb_project,
         entity=wandb.wandb_entity,
         mode=wandb.wandb_mode,
-        run_id=run_id(folder),
+        run_id=identifier,
         name=f"{run.task}-{run.modality}-{run.mode}-{run.exp_name}-{run.seed}",
         group=f"{run.task}-{run.modality}-{run.mode}-{run.exp_name}",
         tags=[run.task, run.modality, run.mode, run.preset],
@@ -130,14 +136,25 @@ def _trackers(config: Config, console: ConsoleReporter) -> list[Tracker]:
     return [] if tracker is None else [tracker]
 
 
-def _save_model(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
-    """The weights in the published format."""
+def _save_model(trainer: Trainer, folder: Path, metrics: Metrics, console: ConsoleReporter) -> bool:
+    """The weights in the published format; False if the disk did not take them."""
     path = folder / "models" / "model.pt"
-    path.parent.mkdir(exist_ok=True)
     buffer = io.BytesIO()
     torch.save(trainer.weights(), buffer)
-    write_bytes(path, buffer.getvalue())
+    if not _write_or_warn(path, buffer.getvalue(), console):
+        return False
     metrics.artifact(path, "model")
+    return True
+
+
+def _write_or_warn(path: Path, content: bytes, console: ConsoleReporter) -> bool:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_bytes(path, content)
+    except OSError as error:
+        console.warn(f"{path} ({len(content):,} bytes) was not written: {error.strerror}")
+        return False
+    return True
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,11 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
 class StopRequested(Exception):  # noqa: N818, a request and not an error
-    """Raised at the first safe point after a signal, once everything is saved."""
+    """Raised at the first safe point after a signal, once it was tried to save everything."""
+
+    def __init__(self, signal_name: str, saved: bool) -> None:
+        super().__init__(signal_name)
+        self.saved = saved
 
 
 class StopSignals:

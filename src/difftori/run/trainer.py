@@ -13,6 +13,7 @@ import torch
 
 from difftori.config import Config
 from difftori.envs import ControlEnv
+from difftori.learning.finite import check_weights
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient
 from difftori.learning.replayed_plan import ReplayedPlans
@@ -27,6 +28,7 @@ from difftori.run.metrics import Metrics
 from difftori.run.seeding import RandomStreams
 from difftori.run.signals import StopRequested, StopSignals
 from difftori.run.state import Averages, Counters, OpenEpisode
+from difftori.run.store import CheckpointError
 from difftori.types import EnvSpec
 
 
@@ -92,6 +94,7 @@ class Trainer:
             console=console,
         )
         self.counters = Counters()
+        self._best_unsaved = False
         self._last_reward = 0.0
         self._last_success: float | None = None
         self._began_at = time.monotonic()
@@ -106,6 +109,7 @@ class Trainer:
             StopRequested: after a signal, once everything is saved.
             NotFiniteError: too many non-finite values in a row; the last checkpoint is finite.
             EpisodeFailedError: too many failed episodes in a row.
+            CheckpointError: the end of the run could not be saved.
         """
         counters, train_steps = self.counters, self._config.run.train_steps
         if not self._collector.replay_open_episode():
@@ -126,9 +130,11 @@ class Trainer:
                     safe_point=self._safe_point,
                 )
                 counters.phase = "acting"
+                self._best_unsaved |= best
                 if best or self._checkpointer.due:
-                    self._save(best=best)
-        self._save(wait=True)
+                    self._save(wait=best)
+        if not self._save(wait=True):
+            raise CheckpointError("the run is complete, but its end could not be saved")
 
     @property
     def _env_step(self) -> int:
@@ -168,7 +174,9 @@ class Trainer:
 
     def _keep(self, episode: OpenEpisode) -> None:
         counters = self.counters
-        self._buffer.add(episode.finish())
+        finished = episode.finish()
+        self._buffer.add(finished)
+        self._checkpointer.append(finished, counters.episode)
         self._last_reward = float(np.sum(episode.reward))
         self._last_success = episode.success
         counters.episode += 1
@@ -237,13 +245,22 @@ class Trainer:
         if self._signals.requested is None:
             return
         self._console.phase("saving")
-        self._save(wait=True)
-        raise StopRequested(self._signals.requested)
+        saved = self._save(wait=True)
+        raise StopRequested(self._signals.requested, saved)
 
-    def _save(self, *, best: bool = False, wait: bool = False) -> None:
-        self._checkpointer.save(
-            self.counters.progress_number, self.state_dict(), self._buffer, best=best, wait=wait
+    def _save(self, *, wait: bool = False) -> bool:
+        """False if the disk did not take it; the checkpoints before are intact then.
+
+        Raises NotFiniteError rather than save a weight that is not finite.
+        """
+        check_weights(self._model)
+        check_weights(self._learner.target)
+        number, best = self.counters.progress_number, self._best_unsaved
+        saved = self._checkpointer.save(
+            number, self.state_dict(), self._buffer, best=best, wait=wait
         )
+        self._best_unsaved = best and not saved
+        return saved
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the replay buffer, which saves itself."""

@@ -1,0 +1,211 @@
+"""Damaged and hostile files: found before they are used, named, and nothing is deleted."""
+
+import ast
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import start_training
+from runs import fingerprint, run_debug, run_folder
+
+from difftori.run.session import FAILED_EXIT_CODE
+
+USAGE_EXIT_CODE = 2
+THREE_EPISODES = "train_steps=384"
+SRC = Path(__file__).parents[2] / "src"
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return (os.system, (f"mkdir {self.mark}",))
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x10
+    path.write_bytes(data)
+
+
+def header_size(path: Path) -> int:
+    return 8 + int.from_bytes(path.read_bytes()[:8], "little")
+
+
+def replace_by_pickle(path: Path) -> None:
+    torch.save({"model": Hostile(path.parents[1] / "executed")}, path)
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "length": lambda path: flip(path, 1),
+    "digest": lambda path: flip(path, path.read_bytes().index(b'"sha256":"') + 20),
+    "header": lambda path: flip(path, header_size(path) - 200),
+    "first tensor": lambda path: flip(path, header_size(path) + 1),
+    "last byte": lambda path: flip(path, -1),
+    "cut off": lambda path: os.truncate(path, path.stat().st_size * 2 // 3),
+    "empty": lambda path: path.write_bytes(b"") and None,
+    "pickle": replace_by_pickle,
+}
+
+
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``log_dir`` of a run that has three of its four episodes."""
+    log_dir = tmp_path_factory.mktemp("stopped")
+    assert start_training(log_dir, THREE_EPISODES).wait() == 0
+    return log_dir
+
+
+@pytest.fixture
+def log_dir(tmp_path: Path, stopped_run: Path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(stopped_run, tmp_path / "copy"))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").glob("step_*"))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("region", DAMAGE)
+def test_the_checkpoint_before_a_damaged_one_is_used(
+    log_dir: Path, stopped_run: Path, capfd: pytest.CaptureFixture[str], region: str
+) -> None:
+    folder = run_folder(log_dir)
+    newest = checkpoints(folder)[-1]
+    DAMAGE[region](newest)
+    assert run_debug(log_dir, THREE_EPISODES) == 0
+    (warning,) = [line for line in capfd.readouterr().err.splitlines() if "passed over" in line]
+    assert str(newest) in warning
+    assert fingerprint(folder) == fingerprint(run_folder(stopped_run))
+    assert not (folder / "executed").exists()
+
+
+def test_without_any_good_checkpoint_the_run_stops_and_deletes_nothing(
+    log_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_folder(log_dir)
+    for path, region in zip(checkpoints(folder), ("first tensor", "pickle"), strict=True):
+        DAMAGE[region](path)
+    before = contents(folder)
+    assert run_debug(log_dir) == FAILED_EXIT_CODE
+    error = capfd.readouterr().err
+    assert error.startswith("error: no checkpoint in ")
+    assert "nothing was deleted" in error
+    assert all(str(path) in error for path in checkpoints(folder))
+    assert "Traceback" not in error
+    assert contents(folder) == before
+    assert not (folder / "executed").exists()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut off", "gone"])
+def test_damaged_replay_data_is_named_and_nothing_is_deleted(
+    log_dir: Path, capfd: pytest.CaptureFixture[str], damage: str
+) -> None:
+    folder = run_folder(log_dir)
+    (chunk,) = (folder / "checkpoints" / "replay").iterdir()
+    if damage == "flipped":
+        flip(chunk, 100)
+    elif damage == "cut off":
+        os.truncate(chunk, 100)
+    else:
+        chunk.unlink()
+    before = contents(folder)
+    assert run_debug(log_dir) == FAILED_EXIT_CODE
+    assert str(chunk) in capfd.readouterr().err
+    assert contents(folder) == before
+
+
+def test_a_longer_run_goes_on_from_before_a_damaged_checkpoint(
+    log_dir: Path, finished_run: Path
+) -> None:
+    folder = run_folder(log_dir)
+    flip(checkpoints(folder)[-1], -1)
+    assert run_debug(log_dir) == 0
+    assert fingerprint(folder) == fingerprint(finished_run)
+
+
+def test_start_from_runs_nothing_that_a_pickle_asks_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, mark = tmp_path / "model.pt", tmp_path / "executed"
+    torch.save({"model": Hostile(mark), "model_target": {}}, path)
+    assert start_training(tmp_path / "run", f"start_from={path}").wait() == USAGE_EXIT_CODE
+    (line,) = (tmp_path / "run" / "log.err").read_text().splitlines()
+    assert line.startswith(f"error: {path} cannot be read as weights: ")
+    assert not mark.exists()
+    torch.load(path, weights_only=False)
+    assert mark.exists(), "the file would not have done anything anyway"
+
+
+FORBIDDEN = {
+    "pickle": "runs what the file says",
+    "cPickle": "runs what the file says",
+    "dill": "runs what the file says",
+    "cloudpickle": "runs what the file says",
+    "joblib": "loads pickles",
+    "shelve": "loads pickles",
+    "marshal": "loads code",
+}
+
+
+def unsafe_loads(source: str) -> list[str]:
+    """Lines that could load more than tensors and plain data."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".")[0] for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            names = [(node.module or "").split(".")[0]]
+        found += [f"{node.lineno}: import of {name}" for name in names if name in FORBIDDEN]
+        if isinstance(node, ast.Call) and is_unsafe(node):
+            found.append(f"{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def is_unsafe(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    if name in ("torch.load", "torch.jit.load", "torch.package.PackageImporter"):
+        return given.get("weights_only") != "True"
+    if name.startswith("yaml."):
+        return "load" in name and name != "yaml.safe_load"
+    return given.get("allow_pickle", "False") != "False" or name in ("eval", "exec")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text, Loader=yaml.Loader)",
+        "yaml.unsafe_load(text)",
+    ],
+)
+def test_the_search_for_unsafe_loads_finds_them(source: str) -> None:
+    assert unsafe_loads(source)
+
+
+def test_nothing_in_the_source_loads_more_than_tensors_and_plain_data() -> None:
+    found = {path.name: unsafe_loads(path.read_text()) for path in SRC.rglob("*.py")}
+    assert len(found) > 20
+    assert {name: lines for name, lines in found.items() if lines} == {}
