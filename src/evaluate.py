@@ -21,5 +21,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.refuse_unknown_keys(sys.argv[1:], "evaluate")
-    main()
+    cli.refuse_unknown_words(sys.argv[1:], "evaluate")
+    cli.quietly_interruptible(main)

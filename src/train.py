@@ -17,14 +17,17 @@ from difftori import cli
 
 @hydra.main(version_base="1.3", config_path="../cfgs", config_name="default")
 def main(cfg: DictConfig) -> int:
-    from difftori.run.session import train  # torch and the simulator load after --help and typos
+    # torch and the simulator are loaded after --help and typos
+    from difftori.run.session import train
+    from difftori.run.signals import RESUME_EXIT_CODE
 
     code = cli.guarded(train, cfg)
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return code  # leaving here would end the other runs too
+    stopped = code in (RESUME_EXIT_CODE, cli.INTERRUPTED_EXIT_CODE)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and not stopped:
+        return code  # one run that failed does not end the others
     sys.exit(code)
 
 
 if __name__ == "__main__":
-    cli.refuse_unknown_keys(sys.argv[1:])
-    main()
+    cli.refuse_unknown_words(sys.argv[1:])
+    cli.quietly_interruptible(main)

@@ -1,5 +1,6 @@
-"""What the command line tools share: unknown keys, and errors as one line with an exit code."""
+"""What the command line tools share: unknown words, and errors as one line with an exit code."""
 
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -11,22 +12,40 @@ USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
 
 
-def refuse_unknown_keys(arguments: Sequence[str], config_name: str = "default") -> None:
-    """Exit with one line if an override names a key that does not exist.
+def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default") -> None:
+    """Exit with one line if an override names a key, or chooses a file, that does not exist.
 
-    Hydra would accept ``+foo=1``, and refuse ``foo=1`` without naming what is near.
+    Hydra would accept ``+foo=1``, refuse ``foo=1`` without naming what is near, and print a page
+    about a group's missing file.
     """
     file = CONFIG_DIR / f"{config_name}.yaml"
     known = {str(key) for key in OmegaConf.load(file)} - {"defaults", "hydra"}
+    groups: dict[str, list[str]] = {}
     if config_name == "default":
-        known |= config_keys() | {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
+        folders = [path for path in CONFIG_DIR.iterdir() if path.is_dir()]
+        groups = {path.name: sorted(file.stem for file in path.iterdir()) for path in folders}
+        known |= config_keys() | groups.keys()
     for argument in arguments:
-        if argument.startswith("-") or "=" not in argument:
+        if argument.startswith("-"):
             continue
-        key = argument.partition("=")[0].lstrip("+~").partition("@")[0]
-        if key.startswith(("hydra.", "hydra/")) or key in known:
+        word, equals, value = argument.partition("=")
+        key = word.lstrip("+").partition("@")[0]
+        if not equals or word.startswith("~"):
+            fail(f"expected KEY=VALUE, got '{argument}'")
+        if key.startswith(("hydra.", "hydra/")):
             continue
-        fail(unknown_key(key, known, file.name))
+        if key not in known:
+            fail(unknown_key(key, known, file.name))
+        # a sweep's list (a,b) and functions (choice(a,b)) are Hydra's to read
+        for choice in value.split(",") if key in groups and "(" not in value else []:
+            if choice.strip("'\" ") not in groups[key]:
+                fail(_unknown_choice(key, choice, groups[key]))
+
+
+def _unknown_choice(group: str, choice: str, choices: Sequence[str]) -> str:
+    near = difflib.get_close_matches(choice, choices, n=3, cutoff=0.6)
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    return f"{group}={choice}: {hint}choose from {', '.join(choices)}"
 
 
 def guarded(run: Callable[[DictConfig], int], cfg: DictConfig) -> int:
@@ -36,9 +55,15 @@ def guarded(run: Callable[[DictConfig], int], cfg: DictConfig) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_EXIT_CODE
+
+
+def quietly_interruptible(main: Callable[[], object]) -> None:
+    """Call ``main``; Ctrl-C ends it with one word and code 130, also while it is importing."""
+    try:
+        main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED_EXIT_CODE
+        sys.exit(INTERRUPTED_EXIT_CODE)
 
 
 def fail(message: str) -> None:

@@ -102,6 +102,11 @@ def from_flat(flat: Mapping[str, Any]) -> Config:
         except ValidationError as error:
             raise ConfigError(one_line(error)) from error
     config = Config.model_validate(sections)
+    if config.plan_gradient.plan_gradient != "none" and config.actor.planner != "trajectory":
+        raise ConfigError(
+            f"plan_gradient={config.plan_gradient.plan_gradient} needs planner=trajectory: "
+            "the sampling planner cannot be differentiated"
+        )
     _check_devices(config.run)
     return config
 

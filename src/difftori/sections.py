@@ -95,7 +95,6 @@ class RunConfig(Section):
     train_steps: Count
     seed_steps: CountOrZero
     max_nonfinite: Count
-    max_buffer_size: Count
 
     @property
     def folder(self) -> Path:

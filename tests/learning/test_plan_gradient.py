@@ -176,12 +176,11 @@ def test_resumes_bit_for_bit_in_the_middle_of_an_episode(config: Config) -> None
 
 
 @pytest.mark.parametrize(
-    ("mode", "every_step"), [("back_plan", False), ("back_plan_per_step", True)]
+    ("mode", "applies"),
+    [("back_plan", "episode"), ("back_plan_per_step", "step"), ("back_plan_replay", "replay")],
 )
-def test_when_it_is_applied_is_told_by_the_mode(
-    model: WorldModel, mode: str, every_step: bool
-) -> None:
-    assert new(model, tiny_config(f"mode={mode}")).every_step == every_step
+def test_when_it_is_applied_is_told_by_the_mode(model: WorldModel, mode: str, applies: str) -> None:
+    assert new(model, tiny_config(f"mode={mode}")).applies == applies
 
 
 def test_gradient_names_are_the_trained_parameters(model: WorldModel, config: Config) -> None:

@@ -115,8 +115,9 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold ``action`` for ``action_repeat`` environment steps and sum their rewards.
 
-        Returns observation, reward, terminated, truncated and info; info has ``success`` (at
-        any of the repeated steps) where the suite reports it. Stops early at the episode's end.
+        Returns observation, reward, terminated, truncated and info; info has ``env_steps``, the
+        steps taken (fewer than the repeat at the episode's end), and ``success`` (at any of the
+        repeated steps) where the suite reports it.
 
         Raises:
             ValueError: the action has the wrong shape.
@@ -129,7 +130,9 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
             raise RuntimeError("no episode is running: call reset() before step()")
         reward = 0.0
         success: bool | None = None
-        for _ in range(self.action_repeat):
+        env_steps = 0
+        while env_steps < self.action_repeat:
+            env_steps += 1
             result = self.simulator.step(action)
             reward += result.reward
             if result.success is not None:
@@ -138,7 +141,9 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
             if self._steps_left == 0:
                 break
         truncated = self._steps_left == 0 and not result.terminated
-        info = {} if success is None else {"success": success}
+        info: dict[str, Any] = {"env_steps": env_steps}
+        if success is not None:
+            info["success"] = success
         return self._observe(), reward, result.terminated, truncated, info
 
     def render(self, height: int = 384, width: int = 384) -> np.ndarray:

@@ -116,6 +116,7 @@ class PlanGradient:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._optimizer.load_state_dict(state["optimizer"])
         gradient = state["gradient"]
-        self._gradient = None if gradient is None else [g.clone() for g in gradient]
+        device = self._model.device
+        self._gradient = None if gradient is None else [g.to(device, copy=True) for g in gradient]
         self._sums = _Sums(**state["sums"])
         self.nonfinite.load_state_dict(state["nonfinite"])

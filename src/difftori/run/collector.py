@@ -67,6 +67,7 @@ class Collector:
         """
         if self.open is None:
             counters.episode_start_step = counters.agent_step
+            counters.episode_start_env_step = counters.env_step
             path = ("episode", counters.episode, counters.dropped_in_a_row)
             seed = derive_seed(self._seed, *path)
             self.open = OpenEpisode(seed=seed, obs=[self._reset(seed)])
@@ -87,6 +88,8 @@ class Collector:
         if "success" in info:
             episode.success = float(info["success"])
         counters.agent_step += 1
+        counters.acted += 1
+        counters.env_step += info["env_steps"]
         if not (terminated or truncated):
             return None
         self.open = None
@@ -101,6 +104,7 @@ class Collector:
         failures in a row.
         """
         counters.agent_step = counters.episode_start_step
+        counters.env_step = counters.episode_start_env_step
         counters.episodes_dropped += 1
         counters.dropped_in_a_row += 1
         self.open = None

@@ -73,7 +73,7 @@ def evaluate(
     rows = [_start(env, seed) for env, seed in zip(envs, seeds, strict=True)]
     generators = [generator(device, seed, "evaluation") for seed in seeds]
     carry = None
-    frames = [] if film_size is None else [rows[0].env.render(film_size, film_size)]
+    frames = [] if film_size is None or rows[0].done else [rows[0].env.render(film_size, film_size)]
     step = 0
     while not all(row.done for row in rows):
         obs = torch.from_numpy(np.stack([row.obs for row in rows])).to(device)
@@ -101,7 +101,12 @@ def evaluate(
 
 
 def _start(env: ControlEnv, seed: int) -> _Row:
-    obs, _ = env.reset(seed=seed)
+    """Begin an episode; one that cannot be begun is over."""
+    try:
+        obs, _ = env.reset(seed=seed)
+    except Exception as error:  # a simulator may raise anything, and training must go on
+        empty = np.zeros(env.observation_space.shape or (), env.observation_space.dtype)
+        return _Row(env, empty, reward=float("nan"), done=True, error=repr(error))
     return _Row(env, obs)
 
 
@@ -167,7 +172,7 @@ class Evaluator:
         ``safe_point`` is called between steps, and may raise to stop the run: the evaluation is
         then done again, equally, when the run is resumed.
         """
-        env_step = counters.agent_step * self._spec.action_repeat
+        env_step = counters.env_step
         passed = env_step // self._config.eval_freq
         if passed <= counters.evaluated_through:
             return False

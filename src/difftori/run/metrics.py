@@ -38,6 +38,10 @@ class Metrics:
         self._metrics = RecordFile(folder / "metrics.jsonl", console)
         self._eval = RecordFile(folder / "eval.csv", console, header=",".join(EVAL_COLUMNS))
 
+    def attach(self, trackers: Sequence[Tracker]) -> None:
+        """Send later records to these too."""
+        self._trackers = (*self._trackers, *trackers)
+
     def log(self, record: Mapping[str, Value], category: Category) -> None:
         """Write ``record``, which must hold ``env_step``, to every place.
 

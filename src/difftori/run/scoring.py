@@ -13,15 +13,16 @@ from difftori.config import Config, ConfigError, from_flat, one_line
 from difftori.envs.rendering import prepare_rendering
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
-from difftori.run.build import env_factory, read_weights, resolve_device
+from difftori.run.build import env_factory, resolve_device
 from difftori.run.checkpoint import read_latest
 from difftori.run.console import ConsoleReporter
-from difftori.run.evaluation import Evaluation, evaluate
+from difftori.run.evaluation import FILM_FPS, Evaluation, evaluate
 from difftori.run.files import write_bytes
 from difftori.run.seeding import derive_seed
 from difftori.run.session import read_config
 from difftori.run.store import CheckpointError, load_tree
 from difftori.run.video import write_mp4
+from difftori.run.weights import read_weights
 from difftori.sections import Count, CountOrZero, Section
 
 FULLY_TRAINED_STEP = 10**9
@@ -34,7 +35,7 @@ class ScoringConfig(Section):
     eval_episodes: Count
     seed: CountOrZero
     save_video: bool
-    video_size: Annotated[int, Field(ge=16, le=2000)]
+    video_size: Annotated[int, Field(ge=16, le=480)]
     device: str
     threads: Count | None
     output: Path | None
@@ -57,9 +58,14 @@ def score(cfg: DictConfig) -> int:
         except RuntimeError as error:
             raise ConfigError(str(error)) from error
     weights, agent_step, update_step = _weights(options)
+    folder = options.output or options.run / "evaluation"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output={folder} cannot be written: {error.strerror}") from error
     with ConsoleReporter() as console:
         result = _evaluate(options, config, weights, agent_step, update_step, console)
-        _write(options, config, result, agent_step, console)
+        _write(options, config, folder, result, agent_step, console)
     return 1 if len(result.errors) == options.eval_episodes else 0
 
 
@@ -128,12 +134,11 @@ def _evaluate(
 def _write(
     options: ScoringConfig,
     config: Config,
+    folder: Path,
     result: Evaluation,
     agent_step: int,
     console: ConsoleReporter,
 ) -> None:
-    folder = options.output or options.run / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
     known = agent_step < FULLY_TRAINED_STEP
     env_step = agent_step * config.env.action_repeat if known else None
     name = f"step_{env_step:09d}" if env_step is not None else "model"
@@ -159,5 +164,5 @@ def _write(
         console.warn(f"an episode failed: {error}")
     if result.frames:
         video = folder / f"{name}.mp4"
-        write_mp4(video, result.frames, fps=25)
+        write_mp4(video, result.frames, fps=FILM_FPS)
         console.info(f"video: {video}")

@@ -26,6 +26,7 @@ class RandomStreams:
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
+        self._seed = seed
         self.acting = generator(device, seed, "acting")
         self.learning = generator(device, seed, "learning")
         self.replay = generator("cpu", seed, "replay")
@@ -34,11 +35,26 @@ class RandomStreams:
         np.random.seed(derive_seed(seed, "numpy"))
         random.seed(derive_seed(seed, "python"))
 
+    def _named(self) -> dict[str, torch.Generator]:
+        return {"acting": self.acting, "learning": self.learning, "replay": self.replay}
+
     def state_dict(self) -> dict[str, Tensor]:
-        states = {name: stream.get_state() for name, stream in vars(self).items()}
+        states = {name: stream.get_state() for name, stream in self._named().items()}
         return states | {"torch": torch.get_rng_state()}
 
-    def load_state_dict(self, states: Mapping[str, Tensor]) -> None:
-        for name, stream in vars(self).items():
-            stream.set_state(states[name])
+    def load_state_dict(self, states: Mapping[str, Tensor]) -> bool:
+        """Go on with the saved numbers; False if some come from another kind of device.
+
+        Those begin anew, with numbers that were not drawn before.
+        """
+        exact = True
+        for name, stream in self._named().items():
+            try:
+                stream.set_state(states[name])
+            except RuntimeError:  # a generator of the GPU cannot go on on the CPU, nor back
+                stream.manual_seed(
+                    derive_seed(self._seed, name, zlib.crc32(states[name].numpy().tobytes()))
+                )
+                exact = False
         torch.set_rng_state(states["torch"])
+        return exact

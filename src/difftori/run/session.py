@@ -48,13 +48,13 @@ def train(cfg: DictConfig) -> int:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(RunLock(folder))
-            _claim(folder, config)
+            aside = _claim(folder, config)
         except RunLockedError as error:
             raise ConfigError(str(error)) from error
         except OSError as error:
             raise ConfigError(f"the run folder {folder} cannot be used: {error}") from error
         with StopSignals() as signals, ConsoleReporter() as console:
-            code = _run(config, console, signals)
+            code = _run(config, aside, console, signals)
     chained = signals.previous_handler()
     if chained is not None:
         chained()
@@ -68,31 +68,67 @@ def _prepare_rendering() -> None:
         raise ConfigError(str(error)) from error
 
 
-def _claim(folder: Path, config: Config) -> None:
-    """Respect what is in the folder, or clear it if the user said so."""
+def _claim(folder: Path, config: Config) -> Path | None:
+    """Respect what is in the folder; returns where an old run was put aside, if one was."""
     run = config.run
-    exists = any((folder / name).exists() for name in ("checkpoints", "metrics.jsonl"))
-    if not exists or run.resume:
-        return
+    logged, saved = (folder / "metrics.jsonl").exists(), (folder / "checkpoints").exists()
+    if not logged and not saved:
+        return None
+    finished = (folder / "models" / "model.pt").exists()
+    if run.resume and (saved or not finished):
+        return None
+    if run.resume:
+        raise ConfigError(
+            f"{folder} holds a finished run without checkpoints, which cannot go on; "
+            "use another exp_name, or resume=false overwrite=true"
+        )
     if not run.overwrite:
         raise ConfigError(
             f"{folder} holds a run; resume=true goes on with it, overwrite=true deletes it"
         )
-    for entry in folder.iterdir():
-        if entry.name == ".lock":
-            continue
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    aside = folder / ".overwritten"
+    _delete(aside)
+    aside.mkdir()
+    for entry in list(folder.iterdir()):
+        if entry.name not in (".lock", ".lock.pid", aside.name):
+            entry.rename(aside / entry.name)
+    return aside
 
 
-def _run(config: Config, console: ConsoleReporter, signals: StopSignals) -> int:
+def _put_back(folder: Path, aside: Path) -> None:
+    """Undo ``_claim``, because the run that was to replace the old one did not begin."""
+    for entry in list(folder.iterdir()):
+        if entry.name not in (".lock", ".lock.pid", aside.name):
+            _delete(entry)
+    for entry in list(aside.iterdir()):
+        entry.rename(folder / entry.name)
+    aside.rmdir()
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _run(config: Config, aside: Path | None, console: ConsoleReporter, signals: StopSignals) -> int:
     folder = config.run.folder
-    metrics = Metrics(folder, console=console, trackers=_trackers(config, console))
+    metrics = Metrics(folder, console=console)
     code = FAILED_EXIT_CODE
     trainer = None
     try:
-        trainer, _ = build_trainer(config, console=console, metrics=metrics, signals=signals)
+        try:
+            trainer = build_trainer(config, console=console, metrics=metrics, signals=signals)
+        except BaseException:
+            if aside is not None:
+                _put_back(folder, aside)
+            raise
+        if aside is not None:
+            _delete(aside)
         settings = yaml.safe_dump(config.flat(), sort_keys=False)
         _write_or_warn(folder / "config.yaml", settings.encode(), console)
+        metrics.attach(_trackers(config, console))
         trainer.run()
         if not config.run.save_model or _save_model(trainer, folder, metrics, console):
             console.info(f"done: {config.run.train_steps:,} env steps, everything in {folder}")
@@ -160,6 +196,11 @@ def _write_or_warn(path: Path, content: bytes, console: ConsoleReporter) -> bool
 def read_config(folder: Path) -> dict[str, Any]:
     """The flat keys that a run was started with. Raises ConfigError."""
     try:
-        return yaml.safe_load((folder / "config.yaml").read_text())
-    except OSError as error:
-        raise ConfigError(f"{folder} is not a run's folder: {error}") from error
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{folder} is not a run's folder: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{folder} is not a run's folder: its config.yaml holds no keys")
+    return config

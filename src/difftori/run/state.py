@@ -17,10 +17,15 @@ class Counters:
     phase: Phase = "acting"
     agent_step: int = 0
     """actions taken in the environment, the open episode's included"""
+    env_step: int = 0
+    """steps of the simulator that they took"""
+    acted: int = 0
+    """as ``agent_step``, with the steps of dropped episodes: it never falls"""
     episode: int = 0
     """episodes finished"""
     episode_start_step: int = 0
     """agent step at which the present (or the last) episode began"""
+    episode_start_env_step: int = 0
     update: int = 0
     """model updates done"""
     update_step: int = 0
@@ -40,7 +45,7 @@ class Counters:
     @property
     def progress_number(self) -> int:
         """Grows with every agent step and every update; numbers the checkpoints."""
-        return self.agent_step + self.update
+        return self.acted + self.update
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -112,7 +112,7 @@ def start_wandb(
         if mode == "online" and not _logged_in(wandb):
             warn(
                 "W&B is off: nobody is logged in. Run `wandb login` once on this machine, "
-                "or keep the records here with use_wandb=offline"
+                "or keep the records here with wandb_mode=offline"
             )
             return None
         return begin(mode)

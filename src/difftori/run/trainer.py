@@ -6,6 +6,7 @@ written to begin anywhere: ``Counters.phase`` says where.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,47 +33,50 @@ from difftori.run.store import CheckpointError
 from difftori.types import EnvSpec
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of."""
+
+    env: ControlEnv
+    """the training environment"""
+    make_env: Callable[[], ControlEnv]
+    """more of them: for evaluation, and in place of one that failed"""
+    model: WorldModel
+    learner: Learner
+    plan_gradient: PlanGradient | None
+    buffer: ReplayBuffer
+    streams: RandomStreams
+    metrics: Metrics
+    checkpointer: Checkpointer
+    console: ConsoleReporter
+    signals: StopSignals
+
+
 class Trainer:
     """Wires the parts of one run and steps through it."""
 
-    def __init__(
-        self,
-        config: Config,
-        spec: EnvSpec,
-        *,
-        env: ControlEnv,
-        make_env: Callable[[], ControlEnv],
-        model: WorldModel,
-        learner: Learner,
-        plan_gradient: PlanGradient | None,
-        buffer: ReplayBuffer,
-        streams: RandomStreams,
-        metrics: Metrics,
-        checkpointer: Checkpointer,
-        console: ConsoleReporter,
-        signals: StopSignals,
-    ) -> None:
+    def __init__(self, config: Config, spec: EnvSpec, parts: Parts) -> None:
         self._config = config
         self._spec = spec
-        self._model = model
-        self._learner = learner
-        self._plan_gradient = plan_gradient
-        self._buffer = buffer
-        self._streams = streams
-        self._metrics = metrics
-        self._checkpointer = checkpointer
-        self._console = console
-        self._signals = signals
+        self._model = model = parts.model
+        self._learner = parts.learner
+        self._plan_gradient = plan_gradient = parts.plan_gradient
+        self._buffer = parts.buffer
+        self._streams = parts.streams
+        self._metrics = parts.metrics
+        self._checkpointer = parts.checkpointer
+        self._console = parts.console
+        self._signals = parts.signals
         self._actor = Actor(model, config)
         self._averages = Averages()
         self._collector = Collector(
             self._actor,
             model,
             plan_gradient,
-            env=env,
-            make_env=make_env,
+            env=parts.env,
+            make_env=parts.make_env,
             averages=self._averages,
-            generator=streams.acting,
+            generator=parts.streams.acting,
             seed=config.run.seed,
             seed_steps=config.run.seed_steps,
             max_nonfinite=config.run.max_nonfinite,
@@ -80,18 +84,23 @@ class Trainer:
         self._replayed_plans = None
         if plan_gradient is not None and plan_gradient.applies == "replay":
             self._replayed_plans = ReplayedPlans(
-                self._actor, learner, plan_gradient, buffer, config.plan_gradient, streams.acting
+                self._actor,
+                parts.learner,
+                plan_gradient,
+                parts.buffer,
+                config.plan_gradient,
+                parts.streams.acting,
             )
         self._evaluator = Evaluator(
             self._actor,
             spec,
             config.evaluation,
-            make_env=make_env,
+            make_env=parts.make_env,
             device=model.device,
             seed=config.run.seed,
             folder=config.run.folder,
-            metrics=metrics,
-            console=console,
+            metrics=parts.metrics,
+            console=parts.console,
         )
         self.counters = Counters()
         self._best_unsaved = False
@@ -138,7 +147,7 @@ class Trainer:
 
     @property
     def _env_step(self) -> int:
-        return self.counters.agent_step * self._spec.action_repeat
+        return self.counters.env_step
 
     @property
     def elapsed_seconds(self) -> float:
@@ -159,7 +168,8 @@ class Trainer:
                 self._console.warn(f"episode {counters.episode} is dropped and redone: {error}")
                 collector.drop(counters, error)
                 episode = None
-            self._learn_from_replayed_plans()
+            else:
+                self._learn_from_replayed_plans()
             self._console.phase_step(counters.agent_step - counters.episode_start_step)
             self._console.advance(self._env_step)
             if episode is not None:
@@ -169,7 +179,9 @@ class Trainer:
     def _learn_from_replayed_plans(self) -> None:
         counters, plans = self.counters, self._replayed_plans
         start = counters.episode_start_step
-        if plans is not None and plans.due(counters.agent_step, start):
+        if plans is None or not self._collector.is_planned(start):
+            return
+        if plans.due(counters.agent_step, start):
             self._averages.add(plans.step(start, counters.update_step))
 
     def _keep(self, episode: OpenEpisode) -> None:
@@ -284,7 +296,11 @@ class Trainer:
         self._learner.load_state_dict(state["learner"])
         if self._plan_gradient is not None:
             self._plan_gradient.load_state_dict(state["plan_gradient"])
-        self._streams.load_state_dict(state["random"])
+        if not self._streams.load_state_dict(state["random"]):
+            self._console.warn(
+                "the run goes on on another device, with new random numbers: it will not end in "
+                "the bytes that it would have ended in"
+            )
         self._collector.load_state_dict(state["collector"])
         self._last_reward = state["last_episode"]["reward"]
         self._last_success = state["last_episode"]["success"]
