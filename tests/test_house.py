@@ -17,8 +17,8 @@ PURE = [
     "model/networks.py",
     "types.py",
 ]
-LINES = 300
-LONGER = {"difftori/planning/theseus_lm.py": 430}
+LINES = 330
+LONGER = {"difftori/planning/theseus_lm.py": 430, "difftori/run/replay_log.py": 370}
 """files that are one thing and longer"""
 
 each_file = pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from runs import records, run_debug, run_folder
 
 from difftori.run.signals import RESUME_EXIT_CODE, StopSignals
-from difftori.run.store import load_tree
+from difftori.run.tree_file import load_tree
 
 SMALL_BUFFER = "max_buffer_size=32"
 """agent steps, of two episodes"""

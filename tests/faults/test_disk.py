@@ -15,7 +15,7 @@ from processes import start, train
 from runs import fingerprint, records, run_folder
 
 from difftori.run.session import FAILED_EXIT_CODE
-from difftori.run.store import load_tree
+from difftori.run.tree_file import load_tree
 
 DISK_BYTES = 4 << 20
 FILE_LIMIT = 20_000

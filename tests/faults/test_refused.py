@@ -8,7 +8,7 @@ from runs import records, run_debug, run_folder
 
 from difftori.config import ConfigError
 from difftori.run import checkpoint
-from difftori.run.store import load_tree, save_tree
+from difftori.run.tree_file import load_tree, save_tree
 
 ONE_EPISODE = "train_steps=128"
 

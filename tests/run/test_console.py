@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from difftori.run.console import ConsoleReporter, format_record, format_seconds
+from difftori.run.console import ConsoleReporter, format_record
+from difftori.run.progress import format_seconds
 
 SOURCE = Path(__file__).parents[2] / "src"
 

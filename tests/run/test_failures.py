@@ -11,7 +11,7 @@ from runs import records, run_debug, run_folder
 from difftori.envs import ControlEnv
 from difftori.learning.learner import Learner
 from difftori.run.session import FAILED_EXIT_CODE
-from difftori.run.store import load_tree
+from difftori.run.tree_file import load_tree
 
 
 def break_step(monkeypatch: pytest.MonkeyPatch, when: set[int], fault: str) -> None:

@@ -20,12 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from difftori.run.replay_log import ReplayLog
-from difftori.run.store import (
-    CheckpointError,
-    CheckpointStore,
-    CheckpointWriteError,
-    load_tree,
-)
+from difftori.run.store import CheckpointStore
+from difftori.run.tree_file import CheckpointError, CheckpointWriteError, load_tree
 from difftori.types import Episode
 
 SRC = Path(__file__).parents[2] / "src"

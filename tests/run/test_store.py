@@ -19,10 +19,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from difftori.run import store as store_module
-from difftori.run.store import (
+from difftori.run import tree_file
+from difftori.run.store import CheckpointStore
+from difftori.run.tree_file import (
     CheckpointError,
-    CheckpointStore,
     CheckpointWriteError,
     load_tree,
     save_tree,
@@ -123,7 +123,8 @@ def test_equal_content_in_another_order_gives_equal_bytes(tmp_path: Path, tree: 
 
 def test_a_process_with_another_hash_seed_writes_equal_bytes(tmp_path: Path) -> None:
     script = (
-        "import sys, torch; from pathlib import Path; from difftori.run.store import save_tree\n"
+        "import sys, torch; from pathlib import Path\n"
+        "from difftori.run.tree_file import save_tree\n"
         "keys = {f'k{i}' for i in range(50)}\n"
         "save_tree(Path(sys.argv[1]), {k: {'x': torch.arange(3), 'v': k} for k in keys})"
     )
@@ -235,7 +236,7 @@ def test_a_well_formed_file_with_hostile_content(
     dumps = json.dumps
     with monkeypatch.context() as patch:
         patch.setattr(
-            store_module.json,
+            tree_file.json,
             "dumps",
             lambda node, **how: tree_text if "sort_keys" in how else dumps(node, **how),
         )
@@ -277,7 +278,8 @@ def test_a_file_size_limit_is_an_error_and_the_interpreter_ends_after_the_write(
     script = """
 import resource, sys, torch
 from pathlib import Path
-from difftori.run.store import CheckpointStore, CheckpointWriteError
+from difftori.run.store import CheckpointStore
+from difftori.run.tree_file import CheckpointWriteError
 store = CheckpointStore(Path(sys.argv[1]))
 store.save(1, {"a": torch.zeros(1000)})
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))

@@ -128,7 +128,7 @@ def test_offline_records_reach_the_file_once_over_a_kill_and_a_resume(tmp_path: 
 def test_without_a_login_there_is_one_warning_that_says_what_to_do(tmp_path: Path) -> None:
     warning, started = run(tmp_path, mode="online", records=[])
     assert "wandb login" in warning
-    assert "use_wandb=offline" in warning
+    assert "wandb_mode=offline" in warning
     assert started == "tracker False"
 
 

@@ -8,7 +8,7 @@ from runs import fingerprint, records, run_debug, run_folder
 
 from difftori.config import ConfigError
 from difftori.run.signals import RESUME_EXIT_CODE, StopSignals
-from difftori.run.store import load_tree
+from difftori.run.tree_file import load_tree
 
 MODES = ("default", "theseus_forward", "back_plan", "back_plan_per_step")
 EPISODE_ENV_STEPS = 128

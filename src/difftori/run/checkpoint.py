@@ -18,7 +18,8 @@ from difftori.config import ConfigError
 from difftori.replay import ReplayBuffer
 from difftori.run.console import ConsoleReporter
 from difftori.run.replay_log import ReplayLog
-from difftori.run.store import CheckpointError, CheckpointStore, CheckpointWriteError
+from difftori.run.store import CheckpointStore
+from difftori.run.tree_file import CheckpointError, CheckpointWriteError
 from difftori.types import EnvSpec, Episode
 
 FORMAT = 1

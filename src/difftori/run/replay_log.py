@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from difftori.run.store import CheckpointError, CheckpointWriteError, fsync_folder, write_at
+from difftori.run.tree_file import CheckpointError, CheckpointWriteError, fsync_folder, write_at
 from difftori.types import Episode
 
 _HEADER = struct.Struct("<4sIQ")

@@ -20,9 +20,9 @@ from difftori.run.files import write_bytes
 from difftori.run.lock import RunLock, RunLockedError
 from difftori.run.metrics import Metrics
 from difftori.run.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
-from difftori.run.store import CheckpointError
 from difftori.run.trackers import Tracker, run_id, start_wandb
 from difftori.run.trainer import Trainer
+from difftori.run.tree_file import CheckpointError
 
 FAILED_EXIT_CODE = 1
 

@@ -29,7 +29,7 @@ from difftori.run.metrics import Metrics
 from difftori.run.seeding import RandomStreams
 from difftori.run.signals import StopRequested, StopSignals
 from difftori.run.state import Averages, Counters, OpenEpisode
-from difftori.run.store import CheckpointError
+from difftori.run.tree_file import CheckpointError
 from difftori.types import EnvSpec
 
 
