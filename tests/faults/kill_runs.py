@@ -81,7 +81,7 @@ def watched(
     """A child's whole run; it notes where it is, and tells when it is where the parent aims."""
     from difftori.learning.learner import Learner
     from difftori.planning.actor import Actor
-    from difftori.run import evaluation, store
+    from difftori.run import evaluation, tree_file
     from difftori.run.replay_log import ReplayLog
 
     def wrap(owner: Any, name: str, kind: str) -> None:
@@ -101,7 +101,7 @@ def watched(
 
         setattr(owner, name, wrapper)
 
-    wrap(store, "_put", "write")
+    wrap(tree_file, "_put", "write")
     wrap(ReplayLog, "append", "append")
     wrap(evaluation, "evaluate", "evaluation")
     wrap(Actor, "act", "plan")
