@@ -13,7 +13,7 @@ import torch
 from processes import start_training
 from runs import fingerprint, run_debug, run_folder
 
-from difftori.run.session import FAILED_EXIT_CODE
+from difftori.run.training import FAILED_EXIT_CODE
 
 USAGE_EXIT_CODE = 2
 THREE_EPISODES = "train_steps=384"

@@ -14,7 +14,7 @@ import pytest
 from processes import start, train
 from runs import fingerprint, records, run_folder
 
-from difftori.run.session import FAILED_EXIT_CODE
+from difftori.run.training import FAILED_EXIT_CODE
 from difftori.run.tree_file import load_tree
 
 DISK_BYTES = 4 << 20

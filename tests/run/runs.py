@@ -9,7 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from difftori.config import CONFIG_DIR
-from difftori.run.session import train
+from difftori.run.training import train
 
 
 def run_debug(log_dir: Path, *overrides: str) -> int:

@@ -10,7 +10,7 @@ from runs import records, run_debug, run_folder
 
 from difftori.envs import ControlEnv
 from difftori.learning.learner import Learner
-from difftori.run.session import FAILED_EXIT_CODE
+from difftori.run.training import FAILED_EXIT_CODE
 from difftori.run.tree_file import load_tree
 
 

@@ -19,7 +19,7 @@ from difftori.run.console import ConsoleReporter
 from difftori.run.evaluation import FILM_FPS, Evaluation, evaluate
 from difftori.run.files import write_bytes
 from difftori.run.seeding import derive_seed
-from difftori.run.session import read_config
+from difftori.run.training import read_config
 from difftori.run.tree_file import CheckpointError, load_tree
 from difftori.run.video import write_mp4
 from difftori.run.weights import read_weights

@@ -1,13 +1,14 @@
 """Services that show a run while it goes on. The run itself never depends on one of them."""
 
 import json
-import os
 import re
 import secrets
 import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
+
+from difftori.run.files import write_bytes
 
 INIT_TIMEOUT_SECONDS = 30
 FINISH_TIMEOUT_SECONDS = 60
@@ -47,7 +48,7 @@ def run_id(folder: Path) -> str:
     if path.exists() and re.fullmatch(r"[a-z0-9]{8}", text := path.read_text().strip()):
         return text
     text = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
-    _write_whole(path, f"{text}\n")
+    write_bytes(path, f"{text}\n".encode())
     return text
 
 
@@ -224,7 +225,7 @@ class WandbTracker:
     def _write_sent(self) -> None:
         sent = {"run_id": self._run.id, "sent": {**self._sent, "rows": self._rows}}
         try:
-            _write_whole(self._sent_path, json.dumps(sent) + "\n")
+            write_bytes(self._sent_path, (json.dumps(sent) + "\n").encode())
         except OSError as error:
             if not self._marker_failed:
                 self._marker_failed = True
@@ -245,13 +246,3 @@ def _sentence(error: Exception) -> str:
     """The error's first line; some of wandb's errors go on for a page."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Replace a small file so that a reader sees the old or the new text, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

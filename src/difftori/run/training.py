@@ -1,4 +1,4 @@
-"""One training session: claims the run folder, runs the trainer, and says how it ended."""
+"""One training run: claims the folder, runs the trainer, and says how it ended."""
 
 import contextlib
 import io

@@ -1,0 +1,103 @@
+"""How long training stands still for a checkpoint, with a large replay buffer.
+
+    python benchmarks/checkpoint.py state 500000
+    python benchmarks/checkpoint.py pixels 100000
+
+Fills a buffer with that many agent steps of random data, as a run would: each episode goes to the
+replay log when it ends. Then it saves a few times, one new episode in between, with full-size
+networks. Needs as much memory and disk as it says.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from difftori.config import compose
+from difftori.learning.learner import Learner
+from difftori.model.world_model import WorldModel
+from difftori.replay import ReplayBuffer
+from difftori.run.checkpoint import Checkpointer
+from difftori.run.console import ConsoleReporter
+from difftori.run.resources import format_bytes
+from difftori.types import EnvSpec, Episode
+
+EPISODE_LENGTH = 500
+SAVES = 5
+
+
+def random_episode(spec: EnvSpec, random: np.random.Generator) -> Episode:
+    """Of the spec's shapes; pixels are a true stack of frames."""
+    length = spec.episode_length
+    if spec.modality == "pixels":
+        frames = random.integers(0, 256, (length + 1, 3, *spec.obs_shape[1:]), dtype=np.uint8)
+        index = np.maximum(np.arange(length + 1)[:, None] + np.arange(-2, 1), 0)
+        obs = frames[index].reshape(length + 1, *spec.obs_shape)
+    else:
+        obs = random.standard_normal((length + 1, *spec.obs_shape), dtype=np.float32)
+    action = random.uniform(-1, 1, (length, spec.action_dim)).astype(np.float32)
+    return Episode(obs, action, random.random(length, dtype=np.float32))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("modality", choices=["state", "pixels"])
+    parser.add_argument("steps", type=int, help="agent steps in the buffer")
+    arguments = parser.parse_args()
+    pixels = arguments.modality == "pixels"
+    shape = (9, 84, 84) if pixels else (24,)
+    stack = 3 if pixels else 1
+    spec = EnvSpec("random", arguments.modality, shape, 6, EPISODE_LENGTH, 2, stack)
+    config = compose(f"modality={arguments.modality}", device="cpu")
+    model = WorldModel(spec, config.model)
+    learner = Learner(model, config.learner, generator=torch.Generator(), max_nonfinite=1)
+    buffer = ReplayBuffer(
+        spec,
+        capacity=1_000_000,
+        horizon=5,
+        alpha=0.6,
+        beta=0.4,
+        storage_device="cpu",
+        compute_device="cpu",
+        generator=torch.Generator(),
+    )
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder, ConsoleReporter() as console:
+        checkpointer = Checkpointer(
+            Path(folder), spec, config.flat(), every_minutes=0, console=console
+        )
+        checkpointer.latest()
+        tree = {"model": dict(model.state_dict()), "learner": learner.state_dict()}
+        appends, stands = [], []
+
+        def add() -> None:
+            episode = random_episode(spec, random)
+            number = buffer.num_episodes_added
+            buffer.add(episode)
+            begin = time.perf_counter()
+            checkpointer.append(episode, number)
+            appends.append(time.perf_counter() - begin)
+
+        for _ in range(arguments.steps // EPISODE_LENGTH):
+            add()
+        for number in range(1, SAVES + 1):
+            add()
+            begin = time.perf_counter()
+            checkpointer.save(number, tree, buffer)
+            stands.append(time.perf_counter() - begin)
+            time.sleep(2)
+        checkpointer.close()
+        disk = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    print(f"{buffer.num_transitions:,} agent steps from {arguments.modality}, {format_bytes(disk)}")
+    print(f"stands still for a save:    {1e3 * np.median(stands):6.0f} ms (median of {SAVES})")
+    print(f"for appending an episode:   {1e3 * np.median(appends):6.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
