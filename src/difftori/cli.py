@@ -4,6 +4,8 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from difftori.config import CONFIG_DIR, ConfigError, config_keys, unknown_key
@@ -36,10 +38,22 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
             continue
         if key not in known:
             fail(unknown_key(key, known, file.name))
+        _check_grammar(argument)
         # a sweep's list (a,b) and functions (choice(a,b)) are Hydra's to read
         for choice in value.split(",") if key in groups and "(" not in value else []:
             if choice.strip("'\" ") not in groups[key]:
                 fail(_unknown_choice(key, choice, groups[key]))
+
+
+def _check_grammar(argument: str) -> None:
+    """Exit with one line if Hydra's grammar cannot read the override."""
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        reason = str(error).splitlines()[0].rstrip(".:")
+        schedule = "linear(" in argument or "_schedule" in argument
+        hint = "; a schedule takes two pairs of quotes: 'KEY=\"linear(START, END, STEPS)\"'"
+        fail(f"cannot read {argument}: {reason}{hint if schedule else ''}")
 
 
 def _unknown_choice(group: str, choice: str, choices: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
@@ -131,6 +130,8 @@ def one_line(error: ValidationError) -> str:
 
 
 def _check_devices(run: RunConfig) -> None:
+    import torch  # here, so that a typo is refused before seconds of loading
+
     for key, name in (("device", run.device), ("buffer_device", run.buffer_device)):
         if not re.fullmatch(r"cpu|cuda(:\d+)?" + ("|auto" if key == "device" else ""), name):
             choices = "auto, cpu, cuda or cuda:N" if key == "device" else "cpu, cuda or cuda:N"
