@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Schedule(NamedTuple):
@@ -47,6 +47,12 @@ def _checked_schedule(start: float, end: float, duration: float) -> Schedule:
     return Schedule(start, end, duration)
 
 
+def _all_positive(schedule: Schedule) -> Schedule:
+    if min(schedule.start, schedule.end) <= 0:
+        raise ValueError("expected a number above 0, or linear(START, END, STEPS) of such")
+    return schedule
+
+
 def _no_lookalikes(value: object) -> object:
     """pydantic would read 'true' as 1 and '5' as 5; a config says what it means."""
     if isinstance(value, (bool, str)):
@@ -69,6 +75,7 @@ NonNegative = Annotated[float, _number, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, _number, Field(allow_inf_nan=False)]
 Share = Annotated[float, _number, Field(ge=0, le=1)]
 ScheduleField = Annotated[Schedule, BeforeValidator(parse_schedule)]
+PositiveSchedule = Annotated[ScheduleField, AfterValidator(_all_positive)]
 Planner = Literal["mppi", "trajectory"]
 
 
@@ -192,7 +199,7 @@ _REFUSED_BACKWARD_MODES = {
 class LearnerConfig(Section):
     batch_size: Count
     horizon: Count
-    lr: Positive
+    lr: PositiveSchedule
     consistency_coef: NonNegative
     reward_coef: NonNegative
     value_coef: NonNegative
@@ -208,7 +215,7 @@ class LearnerConfig(Section):
 
 class PlanGradientConfig(Section):
     plan_gradient: Literal["none", "episode", "step", "replay"]
-    lr: Positive
+    lr: PositiveSchedule
     grad_clip_norm_a: Positive
     grad_clip_norm_a_buffer: Positive
     frequency: Count

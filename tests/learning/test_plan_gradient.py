@@ -44,7 +44,7 @@ def learn_and_find_what_moved(model: WorldModel, config: Config) -> set[str]:
     for seed in range(3):
         obs = random_obs(1, modality=modality, seed=seed)
         plan_gradient.accumulate(obs, planned_action(model, config, obs))
-    metrics = plan_gradient.apply()
+    metrics = plan_gradient.apply(0)
     assert metrics["grad_norm_a"] > 0
     assert metrics["share_zero_gradients"] == 0
     after = model.state_dict()
@@ -94,10 +94,10 @@ def test_sums_over_steps_and_starts_over(model: WorldModel, config: Config) -> N
     for name, value in together.gradient.items():
         expected = sum(gradient[name] for _, gradient in singles)
         torch.testing.assert_close(value, expected, atol=1e-7, rtol=1e-4)
-    metrics = together.apply()
+    metrics = together.apply(0)
     assert metrics["total_a_loss"] == pytest.approx(sum(loss for loss, _ in singles), rel=1e-5)
     assert not any(gradient.any() for gradient in together.gradient.values())
-    assert together.apply() == {}
+    assert together.apply(0) == {}
 
 
 def test_the_step_is_clipped(model: WorldModel) -> None:
@@ -106,7 +106,7 @@ def test_the_step_is_clipped(model: WorldModel) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     plan_gradient = new(model, config)
     accumulate(plan_gradient, model, config, 0)
-    plan_gradient.apply()
+    plan_gradient.apply(0)
     change = max((before[n] - value).abs().max() for n, value in model.state_dict().items())
     assert 0 < change < 0.2 * config.plan_gradient.lr
 
@@ -117,7 +117,7 @@ def test_plans_at_the_bound_count_as_zero_gradients(model: WorldModel) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     plan_gradient = new(model, config)
     accumulate(plan_gradient, model, config, 0)
-    metrics = plan_gradient.apply()
+    metrics = plan_gradient.apply(0)
     assert metrics["share_zero_gradients"] == 1
     assert metrics["grad_norm_a"] == 0
     assert all(torch.equal(before[n], value) for n, value in model.state_dict().items())
@@ -131,9 +131,9 @@ def test_a_gradient_that_is_not_finite_is_dropped(model: WorldModel, config: Con
     spoiled.accumulate(obs, planned_action(model, config, obs))
     for name, gradient in clean.gradient.items():
         assert torch.equal(gradient, spoiled.gradient[name])
-    metrics = spoiled.apply()
+    metrics = spoiled.apply(0)
     assert metrics["plans_dropped"] == 1
-    assert metrics["total_a_loss"] == clean.apply()["total_a_loss"]
+    assert metrics["total_a_loss"] == clean.apply(0)["total_a_loss"]
 
 
 def test_an_episode_of_dropped_plans_changes_nothing(model: WorldModel, config: Config) -> None:
@@ -141,7 +141,7 @@ def test_an_episode_of_dropped_plans_changes_nothing(model: WorldModel, config: 
     plan_gradient = new(model, config)
     obs = torch.full((1, 5), torch.nan)
     plan_gradient.accumulate(obs, planned_action(model, config, obs))
-    assert plan_gradient.apply()["plans_dropped"] == 1
+    assert plan_gradient.apply(0)["plans_dropped"] == 1
     assert all(torch.equal(before[n], value) for n, value in model.state_dict().items())
 
 
@@ -160,7 +160,7 @@ def test_resumes_bit_for_bit_in_the_middle_of_an_episode(config: Config) -> None
     first_model, second_model = tiny_model(config), tiny_model(config, seed=4)
     first, second = new(first_model, config), new(second_model, config)
     accumulate(first, first_model, config, 0)
-    first.apply()
+    first.apply(0)
     accumulate(first, first_model, config, 1)
     first.nonfinite.seen(finite=False)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
@@ -169,7 +169,7 @@ def test_resumes_bit_for_bit_in_the_middle_of_an_episode(config: Config) -> None
     results = []
     for plan_gradient, model in ((first, first_model), (second, second_model)):
         accumulate(plan_gradient, model, config, 2)
-        results.append(plan_gradient.apply())
+        results.append(plan_gradient.apply(0))
     assert results[0] == results[1]
     for name, value in first_model.state_dict().items():
         assert torch.equal(value, second_model.state_dict()[name])

@@ -31,12 +31,8 @@ class Learner:
         self.target = model.target_copy()
         self._config = config
         self._generator = generator
-        self._model_optimizer = GuardedAdam(
-            model.model_parameters(), config.lr, config.grad_clip_norm
-        )
-        self._policy_optimizer = GuardedAdam(
-            model.policy_parameters(), config.lr, config.grad_clip_norm
-        )
+        self._model_optimizer = GuardedAdam(model.model_parameters(), config.grad_clip_norm)
+        self._policy_optimizer = GuardedAdam(model.policy_parameters(), config.grad_clip_norm)
         self.nonfinite = NonFiniteCounter("the model update's gradient", max_nonfinite)
         self._coefficients = {
             "consistency_loss": config.consistency_coef,
@@ -50,6 +46,9 @@ class Learner:
     ) -> tuple[dict[str, Tensor], Float[Tensor, "B"] | None]:
         """One update of model, policy and, every ``update_freq`` steps, targets.
 
+        Args:
+            step: counts agent steps; the schedules' clock.
+
         Returns:
             the losses by their published names, and the batch's new priorities; None where
             the gradient was not finite and nothing was changed.
@@ -59,12 +58,13 @@ class Learner:
                 updates in a row.
         """
         config = self._config
+        lr = config.lr(step)
         with self._autocast():
             loss = self._model_loss(batch)
         gradients = torch.autograd.grad(
             loss.weighted / config.horizon, self._model_optimizer.parameters
         )
-        grad_norm = self._model_optimizer.step(gradients)
+        grad_norm = self._model_optimizer.step(gradients, lr)
         metrics = {**loss.terms, "grad_norm": grad_norm}
         if not torch.isfinite(grad_norm):
             check_weights(self._model)
@@ -72,7 +72,7 @@ class Learner:
             bad = [name for name, term in loss.terms.items() if not torch.isfinite(term)]
             self.nonfinite.seen(finite=False, where=", ".join(bad))
             return metrics, None
-        metrics["pi_loss"] = self._update_policy(loss.latents)
+        metrics["pi_loss"] = self._update_policy(loss.latents, lr)
         self.nonfinite.seen(finite=bool(torch.isfinite(metrics["pi_loss"])), where="pi_loss")
         if step % config.update_freq == 0:
             self._update_target()
@@ -95,12 +95,12 @@ class Learner:
             coefficients=self._coefficients,
         )
 
-    def _update_policy(self, latents: Float[Tensor, "H_1 B Z"]) -> Float[Tensor, ""]:
+    def _update_policy(self, latents: Float[Tensor, "H_1 B Z"], lr: float) -> Float[Tensor, ""]:
         noise = self._policy_noise((*latents.shape[:2], self._model.action_dim))
         with self._autocast():
             loss = losses.policy_loss(self._model, latents, self._config.rho, noise)
         gradients = torch.autograd.grad(loss, self._policy_optimizer.parameters)
-        grad_norm = self._policy_optimizer.step(gradients)
+        grad_norm = self._policy_optimizer.step(gradients, lr)
         return torch.where(torch.isfinite(grad_norm), loss.detach(), grad_norm)
 
     @torch.no_grad()

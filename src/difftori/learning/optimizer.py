@@ -10,18 +10,23 @@ from torch import Tensor, nn
 class GuardedAdam:
     """Adam that clips the gradient's norm and takes no step from a gradient that is not finite."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, max_norm: float) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], max_norm: float) -> None:
         self.parameters = list(parameters)
         self._max_norm = max_norm
-        self._adam = torch.optim.Adam(self.parameters, lr=lr, fused=True)
+        self._adam = torch.optim.Adam(self.parameters, fused=True)
 
-    def step(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Take one step; returns the norm before clipping, not finite if no step was taken."""
+    def step(self, gradients: Sequence[Tensor], lr: float) -> Tensor:
+        """Take one step of size ``lr``; returns the norm before clipping.
+
+        It is not finite if no step was taken.
+        """
         norm = torch.nn.utils.get_total_norm(gradients)
         if torch.isfinite(norm):
             scale = (self._max_norm / (norm + 1e-6)).clamp(max=1.0)
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.grad = gradient * scale
+            for group in self._adam.param_groups:
+                group["lr"] = lr
             self._adam.step()
             self._adam.zero_grad(set_to_none=True)
         return norm

@@ -39,7 +39,8 @@ class PlanGradient:
         """``episode`` or ``step``: from acted plans, when one ends; ``replay``: see there"""
         replayed = config.plan_gradient == "replay"
         max_norm = config.grad_clip_norm_a_buffer if replayed else config.grad_clip_norm_a
-        self._optimizer = GuardedAdam(model.plan_parameters(), config.lr, max_norm)
+        self._lr = config.lr
+        self._optimizer = GuardedAdam(model.plan_parameters(), max_norm)
         self.nonfinite = NonFiniteCounter("the plan's gradient", max_nonfinite)
         self._gradient: list[Tensor] | None = None
         self._sums = _Sums()
@@ -77,18 +78,20 @@ class PlanGradient:
         self.nonfinite.seen(finite=finite)
         return loss.detach()
 
-    def apply(self) -> dict[str, float]:
+    def apply(self, step: int) -> dict[str, float]:
         """Clip, take one Adam step and start over; returns what was summed, for the log.
 
+        ``step`` counts agent steps: the clock of the step size's schedule.
         Empty if nothing was accumulated.
         """
         sums, gradient = self._sums, self._gradient
         self._sums, self._gradient = _Sums(), None
         if sums.steps == 0:
             return {}
+        norm = float(self._optimizer.step(gradient, self._lr(step))) if gradient else 0.0
         metrics = {
             "total_a_loss": sums.loss,
-            "grad_norm_a": float(self._optimizer.step(gradient)) if gradient else 0.0,
+            "grad_norm_a": norm,
             "share_zero_gradients": sums.zero_gradients / sums.steps,
             "plans_dropped": float(sums.dropped),
         }

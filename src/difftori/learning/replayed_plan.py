@@ -55,7 +55,7 @@ class ReplayedPlans:
         assert plan.differentiable_action is not None
         weight = self._config.plan_loss_coef / len(obs)
         self._plan_gradient.accumulate(obs, plan.differentiable_action, weight)
-        applied = self._plan_gradient.apply()
+        applied = self._plan_gradient.apply(update_step)
         logged = ("total_a_loss", "grad_norm_a", "plans_dropped")
         return {name: applied[name] for name in logged} | dropped
 

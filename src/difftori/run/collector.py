@@ -94,7 +94,7 @@ class Collector:
             return None
         self.open = None
         if self._plan_gradient is not None and self._plan_gradient.applies == "episode":
-            self._averages.add(self._plan_gradient.apply())
+            self._averages.add(self._plan_gradient.apply(counters.agent_step))
         return episode
 
     def drop(self, counters: Counters, error: EpisodeFailedError) -> None:
@@ -175,7 +175,7 @@ class Collector:
         if self._plan_gradient is not None and plan.differentiable_action is not None and finite:
             self._plan_gradient.accumulate(obs, plan.differentiable_action)
             if self._plan_gradient.applies == "step":
-                self._averages.add(self._plan_gradient.apply())
+                self._averages.add(self._plan_gradient.apply(counters.agent_step))
         return plan
 
     @property
