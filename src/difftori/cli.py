@@ -12,6 +12,8 @@ from difftori.config import CONFIG_DIR, ConfigError, config_keys, unknown_key
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
+LAUNCHERS = ("joblib", "slurm", "basic", "submitit_local", "submitit_slurm")
+"""this project's, Hydra's own, and those that come with the packages of the first two"""
 
 
 def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default") -> None:
@@ -24,7 +26,7 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
     known = {str(key) for key in OmegaConf.load(file)} - {"defaults", "hydra"}
     groups: dict[str, list[str]] = {}
     if config_name == "default":
-        folders = [path for path in CONFIG_DIR.iterdir() if path.is_dir()]
+        folders = [path for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name != "hydra"]
         groups = {path.name: sorted(file.stem for file in path.iterdir()) for path in folders}
         known |= config_keys() | groups.keys()
     for argument in arguments:
@@ -34,6 +36,8 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
         key = word.lstrip("+").partition("@")[0]
         if not equals or word.startswith("~"):
             fail(f"expected KEY=VALUE, got '{argument}'")
+        if key == "hydra/launcher" and value not in LAUNCHERS:
+            fail(_unknown_choice(key, value, LAUNCHERS))
         if key.startswith(("hydra.", "hydra/")):
             continue
         if key not in known:

@@ -223,7 +223,12 @@ def _read_provenance(path: Path) -> tuple[Provenance | None, str]:
 
 
 def last_record(folder: Path, category: str | None = None) -> dict[str, Any] | None:
-    """The last whole record of ``metrics.jsonl``, or the last of ``category``, near its end.
+    """The last whole record of ``metrics.jsonl``, or the last of ``category``, near its end."""
+    return next(latest_records(folder, category), None)
+
+
+def latest_records(folder: Path, category: str | None = None) -> Iterator[dict[str, Any]]:
+    """The whole records near the end of ``metrics.jsonl``, the newest first.
 
     Reads the end of the file only, so that asking hundreds of runs is quick.
     """
@@ -232,12 +237,11 @@ def last_record(folder: Path, category: str | None = None) -> dict[str, Any] | N
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]
     except OSError:
-        return None
+        return
     for line in reversed(lines):
         try:
             record = json.loads(line)
         except ValueError:
             continue  # the first line may be cut, and a disk may have spoiled others
         if isinstance(record, dict) and category in (None, record.get("category")):
-            return record
-    return None
+            yield record
