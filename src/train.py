@@ -33,5 +33,6 @@ def main(cfg: DictConfig) -> int:
 
 if __name__ == "__main__":
     cli.refuse_unknown_words(sys.argv[1:])
+    cli.refuse_missing_launchers(sys.argv[1:])
     cli.quietly_interruptible(main)
     exit_with_noted_code()

@@ -1,6 +1,7 @@
 """What the command line tools share: unknown words, and errors as one line with an exit code."""
 
 import difflib
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 
@@ -47,6 +48,15 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
         for choice in value.split(",") if key in groups and "(" not in value else []:
             if choice.strip("'\" ") not in groups[key]:
                 fail(_unknown_choice(key, choice, groups[key]))
+
+
+def refuse_missing_launchers(arguments: Sequence[str]) -> None:
+    """Exit with one line where Hydra would warn of a plugin, and then not know a launcher."""
+    needed = ["joblib"]  # the default, so that every command needs it
+    needed += ["submitit"] if "hydra/launcher=slurm" in arguments else []
+    for name in needed:
+        if importlib.util.find_spec(f"hydra_plugins.hydra_{name}_launcher") is None:
+            fail(f"hydra-{name}-launcher is not installed; pip install -r requirements.txt")
 
 
 def _check_grammar(argument: str) -> None:

@@ -68,7 +68,9 @@ class SlurmStudyLauncher(SlurmLauncher):
                 threads=self.params["cpus_per_task"],
             )
         missing = [job for job in jobs if not is_finished(job)]
-        outcomes = [Outcome(job, "done", "already") for job in jobs if job not in missing]
+        outcomes = [
+            Outcome(job, "done", "nothing left to do") for job in jobs if job not in missing
+        ]
         with ConsoleReporter(progress_every_seconds=60) as console:
             for count, outcome in enumerate(outcomes, 1):
                 console.info(outcome.line(count, len(jobs)))

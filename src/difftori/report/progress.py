@@ -121,11 +121,10 @@ def _state(
     state, reason = _own_word(folder, status, config)
     if state == "done":
         return state, reason
-    job = queued.get("slurm_job") or status.get("slurm_job")
+    job = str(queued.get("slurm_job") or status.get("slurm_job"))
     if job in slurm_jobs:
-        if slurm_jobs[job] == "RUNNING" and not status:
-            return "running", f"starting, Slurm job {job}"
-        return "waiting", f"Slurm job {job}"
+        # of a running job that does not hold the folder, the run begins or has just ended
+        return ("running" if slurm_jobs[job] == "RUNNING" else "waiting"), f"Slurm job {job}"
     # a process of another host cannot be looked up
     alive = queued.get("host") != socket.gethostname() or lives(dict(queued))
     if queued and not queued.get("slurm_job") and alive:

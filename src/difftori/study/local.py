@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import IO
 
 from difftori.report.runs import last_record
 from difftori.run.console import ConsoleReporter
@@ -42,7 +43,8 @@ class LocalStudy:
         self._n_jobs = n_jobs
         self._command = command
         self._console = console
-        self._lock = threading.Lock()
+        # a single worker is the main thread itself, which a signal may find holding it
+        self._lock = threading.RLock()
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         """of the runs that are going on, by the number of their job"""
         self._stopping = self._killing = False
@@ -54,7 +56,7 @@ class LocalStudy:
 
         missing = [job for job in self._jobs if not is_finished(job)]
         outcomes = [
-            Outcome(job, "done", "already") for job in self._jobs if job not in missing
+            Outcome(job, "done", "nothing left to do") for job in self._jobs if job not in missing
         ]  # fmt: skip
         for count, outcome in enumerate(outcomes, 1):
             self._console.info(outcome.line(count, len(self._jobs)))
@@ -125,7 +127,7 @@ class LocalStudy:
             log_start=log_start,
         )
 
-    def _start(self, job: Job, log: object) -> subprocess.Popen[bytes] | None:
+    def _start(self, job: Job, log: IO[bytes]) -> subprocess.Popen[bytes] | None:
         """None if the study has been asked to stop meanwhile."""
         command = [str(word) for word in self._command(job)]
         environment = dict(os.environ)
@@ -135,17 +137,19 @@ class LocalStudy:
         with self._lock:
             if self._stopping:
                 return None
-            log.write(f"$ {' '.join(command)}\n".encode())  # type: ignore[attr-defined]
-            log.flush()  # type: ignore[attr-defined]
+            log.write(f"$ {' '.join(command)}\n".encode())
+            log.flush()
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,  # type: ignore[arg-type]
+                stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env=environment,
             )
             self._processes[job.number] = process
+        if self._stopping:  # since the look above; a process that has not yet begun may hear twice
+            process.send_signal(signal.SIGTERM)
         return process
 
     # ---- progress
