@@ -36,7 +36,7 @@ def test_a_run_that_cannot_be_run_is_named_before_anything_begins() -> None:
 
 def test_runs_that_would_share_a_folder_are_refused() -> None:
     sweep = [["seed=1", "lr=0.001"], ["seed=1", "lr=0.002"]]
-    with pytest.raises(ConfigError, match=r"runs 0 and 1 .* 'exp_name=lr=\$\{lr\}'"):
+    with pytest.raises(ConfigError, match=r"runs 0 and 1 .* 'exp_name=lr-\$\{lr\}'"):
         read_jobs(compose, sweep, first_number=0, threads=1)
     told_apart = [[*words, f"exp_name={words[1]}"] for words in sweep]
     assert len(read_jobs(compose, told_apart, first_number=0, threads=1)) == 2

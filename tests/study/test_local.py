@@ -23,6 +23,7 @@ from difftori.study.outcome import Outcome, exit_code, summary
 WORDS = {
     "done": "print('fine')",
     "fails": "print('error: the disk is on fire'); sys.exit(1)",
+    "cannot begin": "import nowhere",
     "crashes": "import ctypes; os.kill(os.getpid(), 11)",
     "is killed": "os.kill(os.getpid(), 9)",
     # one that listens: it saves at a signal, as a run does
@@ -160,6 +161,15 @@ def test_a_run_of_old_reasons_tells_the_new_one(make_job: Callable[..., Job]) ->
     assert "SIGSEGV" in study.run()[0].detail
     folder = study.jobs[0].folder
     assert json.loads((folder / "status.json").read_text())["reason"] == "killed by SIGSEGV"
+
+
+def test_a_run_that_cannot_begin_is_told_by_its_last_line(make_job: Callable[..., Job]) -> None:
+    study = Study([make_job(0)], {0: "cannot begin"})
+    study.jobs[0].folder.mkdir(parents=True)
+    write_status(study.jobs[0].folder, "stopped", reason="by SIGINT, and saved")
+    outcomes = study.run()
+    assert "No module named 'nowhere'" in outcomes[0].detail
+    assert read_status(study.jobs[0].folder)["state"] == "stopped"
 
 
 def test_the_summary_says_how_to_go_on(make_job: Callable[..., Job]) -> None:

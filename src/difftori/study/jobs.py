@@ -81,7 +81,7 @@ def _refuse_shared_folders(jobs: Iterable[Job]) -> None:
             key = differing[0] if differing else "KEY"
             raise ConfigError(
                 f"runs {other.number} and {job.number} would share the folder {job.folder}; "
-                f"let exp_name tell them apart, as in 'exp_name={key}=${{{key}}}'"
+                f"let exp_name tell them apart, as in 'exp_name={key}-${{{key}}}'"
             )
 
 

@@ -18,7 +18,7 @@ from typing import IO
 from difftori.report.runs import last_record
 from difftori.run.console import ConsoleReporter
 from difftori.run.lock import holder_of
-from difftori.run.status import CONSOLE_FILE, one_line
+from difftori.run.status import CONSOLE_FILE, describe, one_line
 from difftori.study.jobs import Job, is_finished, mark_queued, unmark_queued
 from difftori.study.outcome import Outcome, ended
 
@@ -96,6 +96,12 @@ class LocalStudy:
 
     def _supervise(self, job: Job) -> Outcome:
         """One run, from start to end, in a thread."""
+        try:
+            return self._run_one(job)
+        except Exception as error:  # whatever happens to one run, the others go on
+            return Outcome(job, "failed", describe(error))
+
+    def _run_one(self, job: Job) -> Outcome:
         if self._stopping:
             return Outcome(job, "stopped", "not begun")
         holder = holder_of(job.folder)
@@ -120,6 +126,7 @@ class LocalStudy:
         self._steps[job.number] = _env_step(job)
         return ended(
             job,
+            process.pid,
             code,
             seconds=time.monotonic() - began,
             stopping=self._stopping,

@@ -40,7 +40,7 @@ class Outcome:
 
 
 def ended(
-    job: Job, code: int, *, seconds: float, stopping: bool, killed: bool, log_start: int
+    job: Job, pid: int, code: int, *, seconds: float, stopping: bool, killed: bool, log_start: int
 ) -> Outcome:
     """What the exit code of a run's process means; also tells the run's folder what it lacks.
 
@@ -65,10 +65,10 @@ def ended(
         reason = f"killed by {name}" + (", out of memory?" if name == "SIGKILL" else "")
         amend_status(folder, state="failed", reason=reason)
     else:
-        reason = announced_error(folder / CONSOLE_FILE, log_start)
         status = read_status(folder)
-        if not reason:
-            reason = str(status.get("reason") or f"exit code {code}")
+        own = status.get("pid") == pid and status.get("state") == "failed"
+        reason = str(status.get("reason")) if own else ""
+        reason = reason or last_words(folder / CONSOLE_FILE, log_start) or f"exit code {code}"
         if not status:
             amend_status(folder, state="failed", reason=reason)
     return Outcome(job, "failed", f"{reason} (see {folder / CONSOLE_FILE})")
@@ -90,16 +90,17 @@ def exit_code(outcomes: Sequence[Outcome], *, killed: bool = False) -> int:
     return INTERRUPTED_EXIT_CODE if killed else max(codes, default=0)
 
 
-def announced_error(log: Path, start: int = 0) -> str:
-    """The last line that the run printed as an error, from byte ``start`` on; empty if none."""
+def last_words(log: Path, start: int = 0) -> str:
+    """The last error, or else the last line, that the run printed from byte ``start`` on."""
     try:
         with log.open("rb") as file:
             file.seek(start)
-            lines = file.read().decode(errors="replace").splitlines()
+            lines = [line for line in file.read().decode(errors="replace").splitlines() if line]
     except OSError:
         return ""
     errors = [line for line in lines if line.startswith(_ANNOUNCED)]
-    return one_line(errors[-1].removeprefix(_ANNOUNCED)) if errors else ""
+    said = errors or lines[1:]  # the first is the command
+    return one_line(said[-1].removeprefix(_ANNOUNCED)) if said else ""
 
 
 def _return(folder: Path) -> str:
