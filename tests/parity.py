@@ -142,13 +142,13 @@ def check_back_plan(case: Case) -> Iterator[Deviation]:
     prefix = "back_plan/grad/"
     theirs = {key.removeprefix(prefix): value for key, value in data.items() if prefix in key}
     yield gradient_deviation(gradient, theirs)
-    applied = plan_gradient.apply()
+    applied = plan_gradient.apply(0)
     total = torch.tensor(applied["total_a_loss"])
     yield absolute("back_plan/total_a_loss", total, data["back_plan/total_a_loss"])
     norm, their_norm = applied["grad_norm_a"], float(data["back_plan/grad_norm"])
     relative = abs(norm - their_norm) / their_norm if their_norm else abs(norm)
     yield Deviation("back_plan/grad_norm", relative, GRADIENT, "relative")
-    yield from parameter_deviations("back_plan/after/", model, data, config.learner.lr)
+    yield from parameter_deviations("back_plan/after/", model, data, config.learner.lr(0))
 
 
 def gradient_deviation(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Deviation:
@@ -191,7 +191,7 @@ def check_update(case: Case) -> Iterator[Deviation]:
             yield absolute(key, ours / scale, theirs / scale)
     ours = torch.stack(priorities)
     yield absolute("update/priorities", ours, data["update/priorities"])
-    lr = config.learner.lr
+    lr = config.learner.lr(0)
     yield from parameter_deviations("update/after/model/", model, data, lr)
     yield from parameter_deviations("update/after/target/", learner.target, data, lr)
 

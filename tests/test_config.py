@@ -52,6 +52,7 @@ REFUSED = [
     ("lr", -1e-3),
     ("lr", None),
     ("lr", float("nan")),
+    ("lr", "linear(1e-3, 0, 100)"),
     ("discount", 1.1),
     ("discount", -0.1),
     ("discount", float("nan")),
@@ -252,13 +253,13 @@ def test_published_values() -> None:
         0.001,
     )
     assert config.env.action_repeat == 2
-    assert (config.run.train_steps, config.learner.lr, config.learner.batch_size) == (
+    assert (config.run.train_steps, config.learner.lr(0), config.learner.batch_size) == (
         500_000,
         1e-3,
         512,
     )
     pixels = compose("modality=pixels", device="cpu")
-    assert (pixels.run.train_steps, pixels.learner.lr, pixels.learner.batch_size) == (
+    assert (pixels.run.train_steps, pixels.learner.lr(0), pixels.learner.batch_size) == (
         1_000_000,
         3e-4,
         256,

@@ -94,6 +94,7 @@ class RunConfig(Section):
     buffer_device: str
     threads: Count | None
     log_dir: Path
+    compile: bool
     start_from: Path | None
     resume: bool
     overwrite: bool

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from difftori.compiling import EAGER, Compiler
 from difftori.config import Config
 from difftori.model.world_model import WorldModel
 from difftori.planning import noise
@@ -17,11 +18,11 @@ from difftori.types import Plan
 class Actor:
     """Chooses actions for B observations at once; keeps nothing between steps."""
 
-    def __init__(self, model: WorldModel, config: Config) -> None:
+    def __init__(self, model: WorldModel, config: Config, compiler: Compiler = EAGER) -> None:
         self._model = model
         self._config = config.actor
         self._mppi = MppiPlanner(model, config.mppi)
-        self._trajectory = TrajectoryPlanner(model, config.trajectory)
+        self._trajectory = TrajectoryPlanner(model, config.trajectory, compiler)
 
     def planner_at(self, episode_start_step: int) -> str:
         """Name of the planner for an episode that begins at this agent step."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from difftori.compiling import Compiler
 from difftori.config import Config
 from difftori.envs import ControlEnv
 from difftori.learning.finite import check_weights
@@ -43,6 +44,8 @@ class Parts:
     """more of them: for evaluation, and in place of one that failed"""
     model: WorldModel
     learner: Learner
+    compiler: Compiler
+    """the one that compiled the learner; for the planner too"""
     plan_gradient: PlanGradient | None
     buffer: ReplayBuffer
     streams: RandomStreams
@@ -67,7 +70,7 @@ class Trainer:
         self._checkpointer = parts.checkpointer
         self._console = parts.console
         self._signals = parts.signals
-        self._actor = Actor(model, config)
+        self._actor = Actor(model, config, parts.compiler)
         self._averages = Averages()
         self._collector = Collector(
             self._actor,
