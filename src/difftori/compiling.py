@@ -4,14 +4,12 @@ The compiled function and its eager twin are one body: ``Compiler`` wraps it, or
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
-
-MAX_VARIANTS = 64
-"""compiled versions of one function: each horizon, batch size and use of gradients is one"""
 
 
 class Compiler:
@@ -34,57 +32,84 @@ class Compiler:
         self._backend = backend
         self._announce = announce
         self._warn = warn
-        self.variants: dict[str, set[tuple[Any, ...]]] = {}
-        """what has been compiled, by function name: shapes, and whether gradients were on"""
 
     def __call__(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """``function`` of tensors, compiled without graph breaks; ``name`` is for the user."""
+        """``function`` of tensors, compiled without graph breaks; ``name`` is for the user.
+
+        It may read nothing but its arguments and weights that stay where they are: a version is
+        chosen by the arguments' kinds alone, see ``_kind``.
+        """
         if not self.enabled:
             return function
-        torch._dynamo.config.recompile_limit = MAX_VARIANTS
-        # In this process, not in workers that a Ctrl-C would hit.
-        torch._inductor.config.compile_threads = 1
-        compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=self._backend)
-        seen = self.variants.setdefault(name, set())
+        versions: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
         def run(*args: Tensor | None) -> Any:
             if not self.enabled:
                 return function(*args)
-            variant = _variant(args)
-            if variant in seen:
-                return compiled(*args)
-            return self._first_run(name, function, compiled, variant, args)
+            kind = _kind(args)
+            if kind in versions:
+                return versions[kind](*args)
+            version = self._compiled(function, args)
+            result, compiled = self._first_run(name, function, version, args)
+            if compiled:
+                versions[kind] = version
+            return result
 
         return run
+
+    def _compiled(
+        self, function: Callable[..., Any], args: Sequence[Tensor | None]
+    ) -> Callable[..., Any]:
+        def version(*args: Tensor | None) -> Any:
+            return function(*args)
+
+        # torch keeps what it compiled with the code object: each version has one of its own.
+        version = FunctionType(
+            version.__code__.replace(), globals(), "version", None, version.__closure__
+        )
+        options: dict[str, Any] = {}
+        if self._backend == "inductor":
+            # In this process, not in workers that a Ctrl-C would hit.
+            torch._inductor.config.compile_threads = 1
+            # What torch would check before each call, weight by weight, is known: see _kind.
+            options["guard_filter_fn"] = lambda guards: [False for _ in guards]
+            options["cpp_wrapper"] = all(arg is None or arg.is_cpu for arg in args)
+        return torch.compile(
+            version, fullgraph=True, dynamic=False, backend=self._backend, options=options or None
+        )
 
     def _first_run(
         self,
         name: str,
         function: Callable[..., Any],
-        compiled: Callable[..., Any],
-        variant: tuple[Any, ...],
-        args: tuple[Tensor | None, ...],
-    ) -> Any:
+        version: Callable[..., Any],
+        args: Sequence[Tensor | None],
+    ) -> tuple[Any, bool]:
+        """The result, and whether it came from the compiled version."""
         shapes = ", ".join("×".join(map(str, arg.shape)) for arg in args if arg is not None)
         self._announce(f"compiling {name} for {shapes}: this takes up to a minute, once")
         begin = time.monotonic()
         try:
-            result = compiled(*args)
+            result = version(*args)
         except Exception as error:  # the compiler raises many kinds; eager is always right
             self.enabled = False
             reason = " ".join(str(error).split("\n\n")[0].split())
             self._warn(f"compile=true is off: {name} cannot be compiled here ({reason})")
-            return function(*args)
-        self.variants[name].add(variant)
+            return function(*args), False
         self._announce(f"compiled {name} in {time.monotonic() - begin:.0f} s")
-        return result
+        return result, True
 
 
-def _variant(args: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+def _kind(args: Sequence[Tensor | None]) -> tuple[Any, ...]:
     """What a compiled version is for."""
-    tensors = [arg for arg in args if arg is not None]
-    with_graph = torch.is_grad_enabled() and tuple(arg.requires_grad for arg in tensors)
-    return (with_graph, *(tuple(arg.shape) for arg in tensors))
+    with_graph = torch.is_grad_enabled()
+    kinds = [
+        None
+        if arg is None
+        else (arg.shape, arg.dtype, arg.device, with_graph and arg.requires_grad)
+        for arg in args
+    ]
+    return (with_graph, *kinds)
 
 
 EAGER = Compiler(False)
