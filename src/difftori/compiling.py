@@ -60,13 +60,10 @@ class Compiler:
     def _compiled(
         self, function: Callable[..., Any], args: Sequence[Tensor | None]
     ) -> Callable[..., Any]:
-        def version(*args: Tensor | None) -> Any:
-            return function(*args)
-
+        alias: Any = lambda *args: function(*args)  # noqa: E731, no shape checks of the tests in it
         # torch keeps what it compiled with the code object: each version has one of its own.
-        version = FunctionType(
-            version.__code__.replace(), globals(), "version", None, version.__closure__
-        )
+        code = alias.__code__.replace()
+        version = FunctionType(code, alias.__globals__, "version", None, alias.__closure__)
         options: dict[str, Any] = {}
         if self._backend == "inductor":
             # In this process, not in workers that a Ctrl-C would hit.
