@@ -24,9 +24,12 @@ def timed_ms(function: Callable[[], Any]) -> float:
     return 1e3 * (time.perf_counter() - begin)
 
 
+MOST_THREADS = torch.get_num_threads()
+
+
 def thread_counts() -> list[int]:
     """The most first: what is compiled then is compiled for it."""
-    return sorted({1, torch.get_num_threads()}, reverse=True)
+    return sorted({1, MOST_THREADS}, reverse=True)
 
 
 def product_rate(dtype: torch.dtype) -> float:
