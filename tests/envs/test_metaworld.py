@@ -1,12 +1,10 @@
 """Meta-World as agents see it; ``metaworld_tasks.py`` does this for all fifty tasks."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from difftori.envs import TaskSpec, make_env
-from difftori.envs.metaworld import MetaWorld, PhysicsError
 from metaworld_tasks import (
     check_a_seed_decides_everything,
     check_it_begins_as_the_benchmark_does,
@@ -17,6 +15,9 @@ from metaworld_tasks import (
     some_actions,
     task_spec,
 )
+
+from difftori.envs import TaskSpec, make_env
+from difftori.envs.metaworld import MetaWorld, PhysicsError
 
 UP, DOWN = np.array([[0, 0, 1, 0], [0, 0, -1, 0]], np.float32)
 
@@ -98,6 +99,12 @@ def test_unknown_tasks_are_refused() -> None:
     for domain, name in (("sawyer", "fly-v3"), ("panda", "reach-v3"), ("sawyer", "reach")):
         with pytest.raises(ValueError, match=rf"no task {domain}/{name}: .*sawyer/reach-v3"):
             make_env(TaskSpec("x", "metaworld", domain, name, 2), "state")
+
+
+def test_a_missing_package_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "metaworld.env_dict", None)
+    with pytest.raises(RuntimeError, match=r"task=mw-reach needs .*pip install"):
+        make("mw-reach")
 
 
 def test_nothing_is_rendered_from_state() -> None:

@@ -21,13 +21,19 @@ def make_simulator(task: TaskSpec, pixels: bool) -> "MetaWorld":
 
     Raises:
         ValueError: Meta-World has no such task.
-        RuntimeError: ``pixels`` is wanted and nothing here can render.
+        RuntimeError: metaworld is not installed, or ``pixels`` is wanted and nothing can render.
     """
     if pixels:
         prepare_rendering()
         check_mujoco_rendering()
-    with without_rendering():
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    try:
+        with without_rendering():
+            from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            f"task={task.name} needs the package metaworld, which cannot be imported ({error}): "
+            "pip install -r requirements.txt"
+        ) from error
     if task.domain != ROBOT or task.domain_task not in ALL_V3_ENVIRONMENTS:
         known = ", ".join(sorted(f"{ROBOT}/{name}" for name in ALL_V3_ENVIRONMENTS))
         raise ValueError(
