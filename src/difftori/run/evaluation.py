@@ -29,7 +29,9 @@ class Evaluation:
     rewards: tuple[float, ...]
     """of each episode; NaN where its environment failed"""
     successes: tuple[float, ...]
-    """at each episode's last step; empty where the suite knows no success"""
+    """at the last step of each episode that did not fail; empty where the suite knows none"""
+    successes_any: tuple[float, ...]
+    """the same at any step"""
     frames: tuple[np.ndarray, ...]
     """of the first episode, ``[height, width, 3]`` uint8, if they were asked for"""
     errors: tuple[str, ...]
@@ -46,6 +48,7 @@ class _Row:
     obs: np.ndarray
     reward: float = 0.0
     success: float | None = None
+    success_any: float | None = None
     done: bool = False
     error: str | None = None
 
@@ -92,9 +95,11 @@ def evaluate(
             frames.append(rows[0].env.render(film_size, film_size))
         step += 1
         on_step(step)
+    whole = [row for row in rows if row.error is None]
     return Evaluation(
         rewards=tuple(row.reward for row in rows),
-        successes=tuple(row.success for row in rows if row.success is not None),
+        successes=tuple(row.success for row in whole if row.success is not None),
+        successes_any=tuple(row.success_any for row in whole if row.success_any is not None),
         frames=tuple(frames),
         errors=tuple(row.error for row in rows if row.error is not None),
     )
@@ -123,6 +128,7 @@ def _advance(row: _Row, action: np.ndarray) -> None:
     row.done = terminated or truncated
     if "success" in info:
         row.success = float(info["success"])
+        row.success_any = float(info["success_any"])
     if np.isfinite(obs).all():
         row.obs = obs
     else:
@@ -191,6 +197,7 @@ class Evaluator:
         }
         if result.successes:
             record["episode_success"] = float(np.mean(result.successes))
+            record["episode_success_any"] = float(np.mean(result.successes_any))
         record["elapsed_seconds"] = elapsed_seconds()
         self._metrics.log(record, "eval")
         for error in result.errors:

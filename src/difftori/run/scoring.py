@@ -151,7 +151,8 @@ def _write(
         "episode_reward": result.mean_reward if np.isfinite(result.mean_reward) else None,
         "episode_reward_std": float(np.nanstd(result.rewards)),
         "episode_rewards": rewards,
-        "episode_success": float(np.mean(result.successes)) if result.successes else None,
+        "episode_success": _mean(result.successes),
+        "episode_success_any": _mean(result.successes_any),
         "errors": list(result.errors),
     }
     path = folder / f"{name}.json"
@@ -160,9 +161,18 @@ def _write(
         f"reward {result.mean_reward:.1f} ± {summary['episode_reward_std']:.1f} "
         f"over {options.eval_episodes} episodes; {path}"
     )
+    if result.successes:
+        console.info(
+            f"success {np.mean(result.successes):.2f} at the last step, "
+            f"{np.mean(result.successes_any):.2f} at any"
+        )
     for error in result.errors:
         console.warn(f"an episode failed: {error}")
     if result.frames:
         video = folder / f"{name}.mp4"
         write_mp4(video, result.frames, fps=FILM_FPS)
         console.info(f"video: {video}")
+
+
+def _mean(values: tuple[float, ...]) -> float | None:
+    return float(np.mean(values)) if values else None
