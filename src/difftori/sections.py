@@ -76,6 +76,8 @@ Finite = Annotated[float, _number, Field(allow_inf_nan=False)]
 Share = Annotated[float, _number, Field(ge=0, le=1)]
 ScheduleField = Annotated[Schedule, BeforeValidator(parse_schedule)]
 PositiveSchedule = Annotated[ScheduleField, AfterValidator(_all_positive)]
+FilmSize = Annotated[int, _number, Field(ge=16, le=1080)]
+FramesPerSecond = Annotated[float, _number, Field(ge=1, le=120)]
 Planner = Literal["mppi", "trajectory"]
 
 

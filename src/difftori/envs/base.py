@@ -150,6 +150,12 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
             info["success_any"] = self._succeeded
         return self._observe(), reward, result.terminated, truncated, info
 
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Simulated seconds in one agent step; None in suites without a clock."""
+        seconds = getattr(self.simulator, "step_seconds", None)
+        return None if seconds is None else self.action_repeat * float(seconds)
+
     def render(self, height: int = 384, width: int = 384) -> np.ndarray:
         """Image of the current state for videos, ``[height, width, 3]`` uint8."""
         return self.simulator.render(height, width)

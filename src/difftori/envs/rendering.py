@@ -27,7 +27,7 @@ with mujoco.Renderer(model, 16, 16) as renderer:
     renderer.update_scene(data)
     assert renderer.render().any()
 """
-_PROBE_TIMEOUT_SECONDS = 30
+_PROBE_TIMEOUT_SECONDS = 120
 
 
 def prepare_rendering() -> str:

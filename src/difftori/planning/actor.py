@@ -1,6 +1,7 @@
 """Which planner acts when."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -45,6 +46,7 @@ class Actor:
         explore: bool,
         generators: Sequence[torch.Generator],
         differentiate: bool = False,
+        score_means: bool = False,
     ) -> Plan:
         """Plan for observations ``[B, *O]`` on the model's device.
 
@@ -56,6 +58,8 @@ class Actor:
             explore: add the planner's exploration noise.
             generators: one for each row.
             differentiate: ask the trajectory optimizer for a differentiable action.
+            score_means: ask the sampling planner for the returns of its mean, which acting
+                itself does not need.
         """
         horizon = self.horizon_at(episode_start_step)
         if self.planner_at(episode_start_step) == "mppi":
@@ -66,6 +70,7 @@ class Actor:
                 carry=carry,
                 explore=explore,
                 generators=generators,
+                score_means=score_means,
             )
         else:
             plan = self._trajectory.plan(
@@ -89,10 +94,4 @@ class Actor:
         at_bound = (action.abs() >= 1).float().mean(dim=1)
         if self._config.clip_actions:
             action = action.clamp(-1, 1)
-        return Plan(
-            action=action,
-            carry=plan.carry,
-            differentiable_action=plan.differentiable_action,
-            finite=plan.finite,
-            stats={**plan.stats, "share_at_bound": at_bound},
-        )
+        return replace(plan, action=action, stats={**plan.stats, "share_at_bound": at_bound})

@@ -68,6 +68,8 @@ class TrajectoryPlanner:
             action=action,
             differentiable_action=_unflatten(solution.last, horizon)[0] if differentiate else None,
             finite=solution.solved & torch.isfinite(action).all(dim=1),
+            actions=best,
+            first_guess=first_guess,
             stats=stats,
         )
 
