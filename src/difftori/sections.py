@@ -239,8 +239,28 @@ class EvaluationConfig(Section):
     save_video: bool
 
 
+def _tags(value: object) -> object:
+    """One tag, or a list of them."""
+    if isinstance(value, (str, int, float)):
+        value = [value]
+    if isinstance(value, (list, tuple)):
+        tags = tuple(str(tag) for tag in value)
+        if all(1 <= len(tag) <= 64 for tag in tags):  # W&B refuses others when the run begins
+            return tags
+    raise ValueError("expected tags of 1 to 64 characters, as in wandb_tags=[first,second]")
+
+
 class WandbConfig(Section):
+    """The keys with a default here are younger than some runs, which can still be evaluated."""
+
     use_wandb: bool
     wandb_project: str
     wandb_entity: str | None
     wandb_mode: Literal["online", "offline"]
+    wandb_group: str | None = None
+    wandb_tags: Annotated[tuple[str, ...], BeforeValidator(_tags)] = ()
+    wandb_artifact: bool = True
+
+
+class TensorboardConfig(Section):
+    use_tensorboard: bool = False

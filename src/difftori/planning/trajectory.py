@@ -63,6 +63,7 @@ class TrajectoryPlanner:
             "plan_iterations": solution.iterations.float(),
             "plan_return_before": solution.first_return,
             "plan_return_after": solution.best_return,
+            "plan_return_gain": solution.best_return - solution.first_return,
         }
         return Plan(
             action=action,

@@ -30,7 +30,8 @@ MAY_DIFFER = frozenset(
         *("train_steps", "modality_train_steps", "eval_episodes", "save_video", "preset"),
         *("exp_name", "log_dir", "resume", "overwrite", "start_from", "save_every_minutes"),
         *("save_model", "device", "buffer_device", "threads", "max_nonfinite"),
-        *("use_wandb", "wandb_project", "wandb_entity", "wandb_mode"),
+        *("use_wandb", "wandb_project", "wandb_entity", "wandb_mode", "wandb_group"),
+        *("wandb_tags", "wandb_artifact", "use_tensorboard"),
     }
 )
 """keys of the config that a resumed run may change"""

@@ -11,6 +11,7 @@ import torch
 from difftori.envs import ControlEnv
 from difftori.planning.actor import Actor
 from difftori.run.console import ConsoleReporter
+from difftori.run.files import eval_video_path
 from difftori.run.metrics import Metrics
 from difftori.run.seeding import derive_seed, generator
 from difftori.run.state import Counters
@@ -256,7 +257,7 @@ class Evaluator:
         )
 
     def _save_video(self, frames: Sequence[np.ndarray], env_step: int) -> None:
-        path = self._folder / "videos" / f"eval_{env_step:09d}.mp4"
+        path = eval_video_path(self._folder, env_step)
         try:
             path.parent.mkdir(exist_ok=True)
             write_mp4(path, frames, fps=FILM_FPS)
