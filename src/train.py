@@ -2,7 +2,9 @@
 
     python src/train.py task=cartpole-swingup mode=back_plan preset=quick
 
-The same command line goes on where it stopped. All keys are in cfgs/default.yaml.
+The same command line goes on where it stopped. All keys are in cfgs/default.yaml. Many runs:
+
+    python src/train.py -m task=cup-catch,reacher-easy mode=default,back_plan seed=1,2,3
 """
 
 import sys
@@ -13,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from difftori import cli
+from difftori.study.launch import exit_with_noted_code
 
 
 @hydra.main(version_base="1.3", config_path="../cfgs", config_name="default")
@@ -31,4 +34,6 @@ def main(cfg: DictConfig) -> int:
 if __name__ == "__main__":
     sys.argv[1:] = cli.rename_tasks(sys.argv[1:])
     cli.refuse_unknown_words(sys.argv[1:])
+    cli.refuse_missing_launchers(sys.argv[1:])
     cli.quietly_interruptible(main)
+    exit_with_noted_code()

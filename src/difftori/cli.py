@@ -1,6 +1,7 @@
 """What the command line tools share: unknown words, and errors as one line with an exit code."""
 
 import difflib
+import importlib.util
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from difftori.config import CONFIG_DIR, ConfigError, config_keys, unknown_key
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
+LAUNCHERS = ("joblib", "slurm", "basic", "submitit_local", "submitit_slurm")
+"""this project's, Hydra's own, and those that come with the packages of the first two"""
 
 
 def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default") -> None:
@@ -25,7 +28,7 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
     known = {str(key) for key in OmegaConf.load(file)} - {"defaults", "hydra"}
     groups: dict[str, list[str]] = {}
     if config_name == "default":
-        folders = [path for path in CONFIG_DIR.iterdir() if path.is_dir()]
+        folders = [path for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name != "hydra"]
         groups = {path.name: sorted(file.stem for file in path.iterdir()) for path in folders}
         known |= config_keys() | groups.keys()
     for argument in arguments:
@@ -35,6 +38,8 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
         key = word.lstrip("+").partition("@")[0]
         if not equals or word.startswith("~"):
             fail(f"expected KEY=VALUE, got '{argument}'")
+        if key == "hydra/launcher" and value not in LAUNCHERS:
+            fail(_unknown_choice(key, value, LAUNCHERS))
         if key.startswith(("hydra.", "hydra/")):
             continue
         if key not in known:
@@ -55,6 +60,15 @@ def rename_tasks(arguments: Sequence[str]) -> list[str]:
         re.sub(r"\bmetaworld-", "mw-", word) if re.match(r"\+*task=", word) else word
         for word in arguments
     ]
+
+
+def refuse_missing_launchers(arguments: Sequence[str]) -> None:
+    """Exit with one line where Hydra would warn of a plugin, and then not know a launcher."""
+    needed = ["joblib"]  # the default, so that every command needs it
+    needed += ["submitit"] if "hydra/launcher=slurm" in arguments else []
+    for name in needed:
+        if importlib.util.find_spec(f"hydra_plugins.hydra_{name}_launcher") is None:
+            fail(f"hydra-{name}-launcher is not installed; pip install -r requirements.txt")
 
 
 def _check_grammar(argument: str) -> None:

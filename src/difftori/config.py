@@ -76,8 +76,8 @@ def _sections() -> dict[str, type[Section]]:
     return {name: cast(type[Section], field.annotation) for name, field in fields}
 
 
-def from_hydra(cfg: DictConfig) -> Config:
-    """Read, check and freeze the composed config.
+def from_hydra(cfg: DictConfig, *, check_devices: bool = True) -> Config:
+    """Read, check and freeze the composed config; looking for devices takes seconds.
 
     Raises:
         ConfigError: an unknown key or an impossible value, in one line.
@@ -87,10 +87,11 @@ def from_hydra(cfg: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     assert isinstance(flat, dict)
-    return from_flat({str(key): value for key, value in flat.items() if key != "hydra"})
+    keys = {str(key): value for key, value in flat.items() if key != "hydra"}
+    return from_flat(keys, check_devices=check_devices)
 
 
-def from_flat(flat: Mapping[str, Any]) -> Config:
+def from_flat(flat: Mapping[str, Any], *, check_devices: bool = True) -> Config:
     """The same from a plain dict of flat keys; raises ``ConfigError``."""
     for key in flat:
         if key not in config_keys():
@@ -108,7 +109,8 @@ def from_flat(flat: Mapping[str, Any]) -> Config:
             f"plan_gradient={config.plan_gradient.plan_gradient} needs planner=trajectory: "
             "the sampling planner cannot be differentiated"
         )
-    _check_devices(config.run)
+    if check_devices:
+        _check_devices(config.run)
     return config
 
 

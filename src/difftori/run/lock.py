@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,8 @@ from typing import Any
 
 _NO_FLOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _held: set[int] = set()
+SILENCE_SECONDS = 1200
+"""after which a run on another host counts as gone; checkpoints come every few minutes"""
 
 
 def _close_in_child() -> None:
@@ -100,7 +103,7 @@ class RunLock:
                     raise self._refusal(
                         holder, f"; delete {self._pid_path} if that process is gone"
                     ) from None
-                if _lives(holder):
+                if lives(holder):
                     raise self._refusal(holder) from None
                 self._pid_path.unlink(missing_ok=True)
             else:
@@ -110,13 +113,64 @@ class RunLock:
         raise self._refusal(_read_when_written(self._pid_path))
 
 
+def holder_of(folder: Path) -> dict[str, Any] | None:
+    """The process that uses the run folder now (pid, host, started); None: nobody does.
+
+    For people who look on: it takes no lock of a process of this host, so no run that begins
+    meanwhile is refused. A process of another host cannot be looked up; it counts if its lock
+    holds, or, where locks do not reach across hosts, if the run wrote lately.
+    """
+    for path in (folder / ".lock", folder / ".lock.pid"):
+        try:
+            holder = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        if not isinstance(holder, dict) or "pid" not in holder:
+            continue
+        if holder.get("host") == socket.gethostname():
+            if lives(holder):
+                return holder
+        elif _is_locked(path) or _wrote_lately(folder):
+            return holder
+    return None
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _wrote_lately(folder: Path) -> bool:
+    times = [0.0]
+    for name in ("metrics.jsonl", "status.json", "console.log", "checkpoints", ".lock"):
+        with suppress(OSError):
+            times.append((folder / name).stat().st_mtime)
+    return time.time() - max(times) < SILENCE_SECONDS
+
+
 def _self() -> dict[str, Any]:
     pid = os.getpid()
     started = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
-    return {"pid": pid, "host": socket.gethostname(), "started": started, "ticks": _ticks(pid)}
+    return {
+        "pid": pid,
+        "host": socket.gethostname(),
+        "started": started,
+        "ticks": process_ticks(pid),
+    }
 
 
-def _ticks(pid: int) -> str:
+def process_ticks(pid: int) -> str:
     """When the process began, since boot: tells it from a later one with the same pid."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -124,14 +178,15 @@ def _ticks(pid: int) -> str:
         return ""
 
 
-def _lives(holder: dict[str, Any]) -> bool:
+def lives(holder: dict[str, Any]) -> bool:
+    """Whether the process that wrote this note, on this host, is still there."""
     try:
         os.kill(int(holder["pid"]), 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return holder.get("ticks") in ("", None, _ticks(int(holder["pid"])))
+    return holder.get("ticks") in ("", None, process_ticks(int(holder["pid"])))
 
 
 def _read_when_written(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.requested: str | None = None
         """name of the signal that asked to stop"""
+        self._came: list[int] = []
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -47,15 +48,24 @@ class StopSignals:
 
         Cluster launchers requeue the job in theirs.
         """
-        if self.requested is None:
+        found = [(number, self._before.get(number)) for number in dict.fromkeys(self._came)]
+        handlers = [
+            (number, handler)
+            for number, handler in found
+            if callable(handler) and handler is not signal.default_int_handler
+        ]
+        if not handlers:
             return None
-        number = getattr(signal, self.requested)
-        handler = self._before.get(number)
-        if not callable(handler) or handler is signal.default_int_handler:
-            return None
-        return lambda: handler(number, None)
+
+        def call_all() -> None:
+            # a cluster sends several for one event, in any order, and requeues at one of them
+            for number, handler in handlers:
+                handler(number, None)
+
+        return call_all
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested is not None:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name
+        self._came.append(number)

@@ -21,11 +21,21 @@ from difftori.run.lock import RunLock, RunLockedError
 from difftori.run.metrics import Metrics
 from difftori.run.provenance import record_session
 from difftori.run.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
+from difftori.run.status import (
+    CONSOLE_FILE,
+    QUEUED_FILE,
+    State,
+    clear_queued,
+    describe,
+    write_status,
+)
 from difftori.run.tracking import run_name, start_trackers
 from difftori.run.trainer import Trainer
 from difftori.run.tree_file import CheckpointError
 
 FAILED_EXIT_CODE = 1
+KEPT = (".lock", ".lock.pid", ".overwritten", QUEUED_FILE, CONSOLE_FILE)
+"""what stays when a run is overwritten: it belongs to the run that begins"""
 
 
 def train(cfg: DictConfig) -> int:
@@ -91,7 +101,7 @@ def _claim(folder: Path, config: Config) -> Path | None:
     _delete(aside)
     aside.mkdir()
     for entry in list(folder.iterdir()):
-        if entry.name not in (".lock", ".lock.pid", aside.name):
+        if entry.name not in KEPT:
             entry.rename(aside / entry.name)
     return aside
 
@@ -99,7 +109,7 @@ def _claim(folder: Path, config: Config) -> Path | None:
 def _put_back(folder: Path, aside: Path) -> None:
     """Undo ``_claim``, because the run that was to replace the old one did not begin."""
     for entry in list(folder.iterdir()):
-        if entry.name not in (".lock", ".lock.pid", aside.name):
+        if entry.name not in KEPT:
             _delete(entry)
     for entry in list(aside.iterdir()):
         entry.rename(folder / entry.name)
@@ -118,6 +128,8 @@ def _run(config: Config, aside: Path | None, console: ConsoleReporter, signals: 
     metrics = Metrics(folder, console=console)
     code = FAILED_EXIT_CODE
     trainer = None
+    state: State = "failed"
+    reason = ""
     try:
         try:
             trainer = build_trainer(config, console=console, metrics=metrics, signals=signals)
@@ -131,19 +143,31 @@ def _run(config: Config, aside: Path | None, console: ConsoleReporter, signals: 
         _write_or_warn(folder / "config.yaml", settings.encode(), console)
         device, env_step = resolve_device(config.run.device), trainer.counters.env_step
         record_session(folder, device=device, env_step=env_step, console=console)
+        write_status(folder, "running", env_step=env_step)
+        clear_queued(folder)
         metrics.attach(start_trackers(config, trainer.elapsed_seconds, console))
         trainer.run()
+        reason = "the disk did not take models/model.pt"
         if not config.run.save_model or _save_model(trainer, config, metrics, console):
             console.info(f"done: {config.run.train_steps:,} env steps, everything in {folder}")
-            code = 0
+            code, state, reason = 0, "done", ""
     except StopRequested as request:
         where = "from here" if request.saved else "from its last checkpoint"
-        state = "and saved" if request.saved else "but could not save"
-        console.info(f"stopped by {request} {state}; the same command goes on {where}")
-        code = RESUME_EXIT_CODE
+        saved = "and saved" if request.saved else "but could not save"
+        console.info(f"stopped by {request} {saved}; the same command goes on {where}")
+        code, state, reason = RESUME_EXIT_CODE, "stopped", f"by {request}, {saved}"
     except (NotFiniteError, EpisodeFailedError, CheckpointError) as error:
         console.error(f"{error}; what was saved before is intact in {folder / 'checkpoints'}")
+        reason = str(error)
+    except BaseException as error:
+        state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        # a refused config changes nothing, and so not what the folder says of its run
+        reason = "" if isinstance(error, ConfigError) else describe(error)
+        raise
     finally:
+        if reason or state == "done":
+            step = None if trainer is None else trainer.counters.env_step
+            write_status(folder, state, reason=reason, env_step=step)
         if trainer is not None:
             trainer.close()
             if trainer.counters.best_reward is not None:

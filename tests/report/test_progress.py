@@ -1,0 +1,213 @@
+"""Where runs stand, told from folders in every state that they can be found in."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from difftori.report import progress
+from difftori.report.progress import find_runs, read_progress
+from difftori.report.progress_table import columns, plain, totals
+from difftori.run.lock import RunLock, process_ticks
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = {"task": "cup-catch", "modality": "state", "mode": "default", "exp_name": "default"}
+
+
+def make_run(place: Path, seed: int = 1, records: int = 2, **status: Any) -> Path:
+    """A run folder of ``records`` episodes of 100 env steps and 10 seconds each, of 1000 steps."""
+    folder = place / "cup-catch" / "state" / "default" / "default" / str(seed)
+    (folder / "checkpoints").mkdir(parents=True)
+    config = {**KEY, "seed": seed, "train_steps": 1000}
+    (folder / "config.yaml").write_text(json.dumps(config))
+    lines = [
+        {"category": "train", "env_step": 100 * n, "episode_reward": n, "elapsed_seconds": 10 * n}
+        for n in range(1, records + 1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if status:
+        (folder / "status.json").write_text(json.dumps(status))
+    return folder
+
+
+def held(folder: Path, **changes: Any) -> None:
+    """As if this process, or what ``changes`` say, had the lock and been killed."""
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "ticks": process_ticks(os.getpid())}
+    (folder / ".lock").write_text(json.dumps({**holder, **changes}))
+
+
+def test_a_run_that_goes_on(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, records=4, state="running", env_step=0)
+    with RunLock(folder):
+        run = read_progress(folder)
+    assert (run.state, run.env_step, run.train_steps, run.percent) == ("running", 400, 1000, 40)
+    assert (run.last_return, run.elapsed_seconds) == (4, 40)
+    assert run.left_seconds == pytest.approx(60, abs=5)
+    assert run.key == {**KEY, "seed": 1}
+
+
+def test_half_a_line_is_not_read(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"category": "train", "env_step": 300, "episode_rew')
+    (folder / "eval.csv").write_text("env_step,episode_reward,episode_success\n100,7.5,\n200,9")
+    run = read_progress(folder)
+    assert (run.env_step, run.last_return) == (200, 7.5)
+
+
+@pytest.mark.parametrize("spoiled", ["config.yaml", "metrics.jsonl", "status.json", ".lock"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00{", b"[1, 2]\n", b"null\n", b'"x"\n'])
+def test_a_spoiled_file_leaves_the_rest_readable(
+    tmp_path: Path, spoiled: str, content: bytes
+) -> None:
+    folder = make_run(tmp_path, state="stopped", reason="by SIGTERM", env_step=250)
+    (folder / spoiled).write_bytes(content)
+    run = read_progress(folder)
+    assert run.state == "stopped"
+    assert run.key["task"] == "cup-catch"
+    assert run.env_step == (200 if spoiled == "status.json" else 250)
+    assert json.dumps(run.as_json(), allow_nan=False)
+
+
+def test_a_killed_run_is_not_running(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, state="running", pid=77, host="here")
+    held(folder, ticks="1")  # a later process has its pid
+    run = read_progress(folder)
+    assert run.state == "failed"
+    assert "killed: process 77 on here is gone" in run.reason
+    assert run.left_seconds is None
+
+
+def test_a_process_of_another_host_counts_while_it_writes(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, state="running")
+    held(folder, host="elsewhere")
+    assert (read_progress(folder).state, read_progress(folder).reason) == (
+        "running",
+        "on elsewhere",
+    )
+    for path in folder.iterdir():
+        os.utime(path, (1, 1))
+    for path in folder.glob(".lock"):
+        os.utime(path, (1, 1))
+    assert read_progress(folder).state == "failed"
+
+
+def test_looking_on_does_not_take_the_lock(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    held(folder, ticks="1")
+    before = (folder / ".lock").read_bytes()
+    read_progress(folder)
+    assert (folder / ".lock").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "reason"),
+    [
+        ({"state": "done"}, "done", ""),
+        ({"state": "failed", "reason": "NaN"}, "failed", "NaN"),
+        ({"state": "failed"}, "failed", "it did not say why"),
+        ({"state": "stopped", "reason": "by SIGINT"}, "stopped", "by SIGINT"),
+        ({}, "stopped", ""),
+    ],
+)
+def test_what_the_run_said_last(
+    tmp_path: Path, status: dict[str, Any], state: str, reason: str
+) -> None:
+    run = read_progress(make_run(tmp_path, **status))
+    assert (run.state, run.reason) == (state, reason)
+
+
+def test_a_finished_run_of_before_there_was_a_status(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    (folder / "models").mkdir()
+    (folder / "models" / "model.pt").touch()
+    assert read_progress(folder).state == "done"
+
+
+def test_a_run_that_waits_in_slurm(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, state="stopped", reason="by SIGUSR2", slurm_job="7_1")
+    assert read_progress(folder, {"7_1": "PENDING"}).state == "waiting"
+    assert read_progress(folder, {"7_2": "PENDING"}).state == "stopped"
+    assert read_progress(folder).state == "stopped"
+
+
+def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
+    folder = tmp_path / "cup-catch" / "state" / "default" / "default" / "3"
+    folder.mkdir(parents=True)
+    here = {"pid": os.getpid(), "host": socket.gethostname(), "ticks": process_ticks(os.getpid())}
+    note: dict[str, Any] = {**here, **KEY, "seed": 3, "train_steps": 500}
+    (folder / ".queued").write_text(json.dumps(note))
+    assert find_runs(tmp_path) == [folder]
+    run = read_progress(folder)
+    assert (run.state, run.train_steps, run.percent) == ("waiting", 500, 0)
+    (folder / ".queued").write_text(json.dumps({**note, "starting": True}))
+    assert read_progress(folder).state == "running"
+    (folder / ".queued").write_text(json.dumps({**note, "ticks": "1"}))
+    assert (read_progress(folder).state, read_progress(folder).reason) == (
+        "stopped",
+        "before it began",
+    )
+    (folder / ".queued").write_text(json.dumps({**note, "slurm_job": "8_0", "ticks": "1"}))
+    assert read_progress(folder, {"8_0": "PENDING"}).state == "waiting"
+    assert read_progress(folder, {"8_0": "RUNNING"}).state == "running"
+
+
+def test_runs_are_found_and_nothing_else(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / "logs", seed=seed) for seed in (1, 2)]
+    (folders[0] / "wandb" / "files").mkdir(parents=True)
+    (folders[0] / "wandb" / "files" / "status.json").touch()
+    (tmp_path / "logs" / "multirun").mkdir()
+    (tmp_path / "logs" / "multirun" / "multirun.yaml").touch()
+    assert find_runs(tmp_path / "logs") == folders
+    assert find_runs(folders[1]) == [folders[1]]
+
+
+def test_the_table(tmp_path: Path) -> None:
+    make_run(tmp_path, seed=1, state="done")
+    make_run(tmp_path, seed=10, state="failed", reason="a weight is not finite")
+    header, rows = columns([read_progress(folder) for folder in find_runs(tmp_path)])
+    assert header == ["task", "mode", "seed", "state", "env steps", "%", "return", "took", "why"]
+    lines = plain(header, rows)
+    assert lines[2].split("  ")[-1] == "a weight is not finite"
+    assert lines[1].index("done") == lines[2].index("failed")
+    assert totals([read_progress(folder) for folder in find_runs(tmp_path)]) == (
+        "2 runs: 1 failed, 1 done"
+    )
+
+
+def test_slurm_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert progress.listed_slurm_jobs() is None
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho 7_1 RUNNING\necho 7_2 PENDING\n")
+    squeue.chmod(0o755)
+    assert progress.listed_slurm_jobs() == {"7_1": "RUNNING", "7_2": "PENDING"}
+    squeue.write_text("#!/bin/sh\nexit 1\n")
+    assert progress.listed_slurm_jobs() is None
+
+
+def ask(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "src" / "status.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    make_run(tmp_path, state="done")
+    done = ask(tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    (run,) = json.loads(done.stdout)
+    assert (run["state"], run["seed"], run["env_step"], run["percent"]) == ("done", 1, 200, 20)
+    assert ask(tmp_path).stdout.splitlines()[-1] == "1 run: 1 done"
+
+
+def test_the_command_where_there_is_nothing(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "nowhere"):
+        done = ask(place)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert str(place) in line
