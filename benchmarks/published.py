@@ -97,9 +97,10 @@ class Agent:
     def __init__(self, model: WorldModel, config: Config) -> None:
         self.model, self.config = model, config.learner
         self.target = model.target_copy()
-        self.model_optimizer = torch.optim.Adam(model.model_parameters(), lr=1e-3)
-        self.policy_optimizer = torch.optim.Adam(model.policy_parameters(), lr=1e-3)
-        self.plan_optimizer = torch.optim.Adam(model.plan_parameters(), lr=1e-3)
+        lr = self.config.lr(0)
+        self.model_optimizer = torch.optim.Adam(model.model_parameters(), lr=lr)
+        self.policy_optimizer = torch.optim.Adam(model.policy_parameters(), lr=lr)
+        self.plan_optimizer = torch.optim.Adam(model.plan_parameters(), lr=lr)
 
     def plan_loss(self, obs: Tensor, planned_action: Tensor) -> float:
         """Adds the loss's gradient to the parameters' ``grad``."""
