@@ -1,5 +1,6 @@
 """Renderer, memory, disk and W&B."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -16,11 +17,13 @@ def _probe(monkeypatch: pytest.MonkeyPatch, stdout: str = "", stderr: str = "") 
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: done)
 
 
-def test_a_frame_that_was_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_renderer_that_works_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "")
     _probe(monkeypatch, stdout="a driver's greeting\nframe egl 8.25\n")
     finding = needs.rendering(needed=True)
     assert finding.verdict == "ok"
     assert "egl, 8.2 ms" in finding.text
+    assert os.environ["MUJOCO_GL"] == "egl"
 
 
 @pytest.mark.parametrize(("needed", "verdict"), [(True, "fix"), (False, "note")])

@@ -1,6 +1,7 @@
 """Versions against the pins."""
 
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +52,11 @@ def test_a_package_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = packages.imports()
     assert finding.verdict == "fix"
     assert "no_such_package does not load: ModuleNotFoundError" in finding.text
+
+
+def test_a_package_that_ends_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "crashing.py").write_text("import os\nos._exit(139)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(packages, "IMPORTED", ("json", "crashing", "math"))
+    (finding,) = packages.imports()
+    assert "crashing does not load: exit code 139" in finding.text

@@ -132,6 +132,22 @@ def test_a_failure_leaves_no_video(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_video_that_cannot_be_written_loses_no_score(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError("No space left on device")
+
+    for place in ("Mp4Writer.add", "_check"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"difftori.run.video.{place}", full)
+            folder = tmp_path / place
+            keys = {"save_video": "true", "video_size": 96, "eval_episodes": 1}
+            assert call("evaluate", run, output=folder, **keys) == 1
+        assert "the video was not written: No space left" in capsys.readouterr().err
+        assert [path.suffix for path in folder.iterdir()] == [".json"]
+
+
 def test_a_video_runs_in_real_time() -> None:
     assert film_fps(None, 0.08) == 12.5
     assert film_fps(None, None) == 25

@@ -1,6 +1,7 @@
 """All checks in order, for the command that the overrides describe."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from difftori.doctor import machine, needs, packages
@@ -8,6 +9,7 @@ from difftori.doctor.report import Finding, Report, sentence
 
 if TYPE_CHECKING:
     from difftori.config import Config
+    from difftori.types import EnvSpec
 
 FAILED_EXIT_CODE = 1
 
@@ -17,6 +19,7 @@ def examine(overrides: Sequence[str]) -> int:
 
     Exits with 2 and one line, as ``train.py`` does, for a word that is not understood.
     """
+    _refuse_unknown_words(overrides)
     report = Report()
     report.check("python", packages.python)
     report.check("packages", packages.versions)
@@ -30,12 +33,17 @@ def examine(overrides: Sequence[str]) -> int:
     report.check("threads", lambda: machine.threads(config.run.threads))
     report.check("bf16", lambda: _bf16(config))
     pictures = config.env.modality == "pixels" or config.evaluation.save_video
+    missing = report.fixes
     report.check("rendering", lambda: needs.rendering(needed=pictures))
+    blind = report.fixes > missing
     report.check("memory", lambda: _memory(config))
     report.check("disk", lambda: _disk(config))
     report.check("run folder", lambda: needs.run_folder(config.run.folder))
     report.check("W&B", lambda: needs.wandb_login(config.wandb))
-    report.check("speed", lambda: _speed(config))
+    if blind:
+        report.add("speed", Finding("note", "not measured: there is nothing to render with"))
+    else:
+        report.check("speed", lambda: _speed(config))
     return _conclude(report)
 
 
@@ -47,18 +55,25 @@ def _conclude(report: Report) -> int:
     return FAILED_EXIT_CODE
 
 
+def _refuse_unknown_words(overrides: Sequence[str]) -> None:
+    """Exit with one line and 2 for a typo, if the packages that know all words are there."""
+    try:
+        from difftori import cli
+    except Exception:  # a broken package may raise anything; the report will name it
+        return
+    cli.refuse_unknown_words(overrides)
+
+
 def _read(overrides: Sequence[str], report: Report) -> "Config | None":
     """None, and a line in the report, if the settings cannot be read or cannot be run here."""
     try:
         from hydra.errors import HydraException
 
-        from difftori import cli
         from difftori.config import ConfigError, compose
     except Exception as error:  # a broken package may raise anything
         text = f"cannot be read: {sentence(error)}"
         report.add("command", Finding("fix", text, packages.SETUP))
         return None
-    cli.refuse_unknown_words(overrides)
     try:
         config = compose(*overrides)
     except (ConfigError, HydraException) as error:
@@ -86,13 +101,25 @@ def _sizes(config: "Config") -> tuple[int, int]:
     """Bytes of memory and of disk that the run will take."""
     from difftori.model.world_model import WorldModel
     from difftori.replay import memory_bytes
-    from difftori.run.build import env_factory
     from difftori.run.resources import buffer_bytes, checkpoint_bytes, stored_steps
 
-    env, spec = env_factory(config)()
-    env.close()
+    spec = _spec(config)
     checkpoints = 3 * checkpoint_bytes(WorldModel(spec, config.model))
     return buffer_bytes(config, spec), memory_bytes(spec, stored_steps(config, spec)) + checkpoints
+
+
+def _spec(config: "Config") -> "EnvSpec":
+    """The environment's, also where nothing can render."""
+    from difftori.run.build import env_factory
+
+    task = config.env
+    from_state = config.model_copy(update={"env": task.model_copy(update={"modality": "state"})})
+    env, spec = env_factory(from_state)()
+    env.close()
+    if task.modality == "state":
+        return spec
+    shape = (3 * task.frame_stack, task.img_size, task.img_size)
+    return replace(spec, modality="pixels", obs_shape=shape, frame_stack=task.frame_stack)
 
 
 def _memory(config: "Config") -> Finding:

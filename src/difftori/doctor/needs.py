@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from difftori.doctor.report import Finding, sentence
+from difftori.doctor.report import Finding, Verdict, sentence
 
 RENDER_TIMEOUT_SECONDS = 300
 WRITE_BYTES = 8 << 20
@@ -37,8 +37,8 @@ with mujoco.Renderer(model, 84, 84) as renderer:
 
 
 def rendering(*, needed: bool) -> Finding:
-    """Renders test frames as a run would."""
-    wrong = "fix" if needed else "note"
+    """Renders test frames as a run would; the backend that does is kept for this process."""
+    wrong: Verdict = "fix" if needed else "note"
     source = str(Path(__file__).resolve().parents[2])
     try:
         probe = subprocess.run(
@@ -49,10 +49,12 @@ def rendering(*, needed: bool) -> Finding:
         )
     except subprocess.TimeoutExpired:
         text = f"no test frame within {RENDER_TIMEOUT_SECONDS} s"
-        return Finding(wrong, text, "try MUJOCO_GL=osmesa or MUJOCO_GL=egl")
+        return Finding(wrong, text, "try again when this machine is less busy")
     for line in probe.stdout.splitlines():
         if line.startswith("frame "):
             _, backend, milliseconds = line.split()
+            if backend != "display":
+                os.environ["MUJOCO_GL"] = backend
             return Finding("ok", f"{backend}, {float(milliseconds):.1f} ms for an 84×84 frame")
     chosen = os.environ.get("MUJOCO_GL", "").strip()
     remedy = "apt install libegl1 libgl1-mesa-dri"
@@ -120,7 +122,7 @@ def run_folder(folder: Path) -> Finding:
 def wandb_login(wandb_config: Any) -> Finding:
     """Whether there is a key; asks neither the user nor the server."""
     used, offline = wandb_config.use_wandb, wandb_config.wandb_mode == "offline"
-    wrong = "fix" if used and not offline else "note"
+    wrong: Verdict = "fix" if used and not offline else "note"
     unused = "" if used else "; not used: use_wandb=false"
     try:
         import wandb
@@ -128,8 +130,8 @@ def wandb_login(wandb_config: Any) -> Finding:
         wandb.setup(wandb.Settings(silent=True))
         logged_in = bool(wandb.login(prompt=False, verify=False))
     except Exception as error:  # wandb raises many kinds of errors, and may be broken
-        verdict = "fix" if used else "note"
-        return Finding(verdict, f"cannot be used: {sentence(error)}{unused}", "pip install wandb")
+        broken: Verdict = "fix" if used else "note"
+        return Finding(broken, f"cannot be used: {sentence(error)}{unused}", "pip install wandb")
     if logged_in:
         return Finding("ok", f"logged in{unused}")
     if used and offline:

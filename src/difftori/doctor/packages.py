@@ -1,13 +1,13 @@
 """Python and the packages: their versions against the pins, and whether they can be imported."""
 
-import importlib
+import os
 import platform
+import subprocess
 import sys
-import warnings
 from importlib import metadata
 from pathlib import Path
 
-from difftori.doctor.report import Finding, sentence
+from difftori.doctor.report import Finding
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = (3, 11)
@@ -16,6 +16,19 @@ TEST_FILE = "requirements-dev.txt"
 SETUP = "make setup"
 IMPORTED = ("torch", "theseus", "hydra", "mujoco", "dm_control.suite", "kornia", "imageio_ffmpeg")
 """by every run, or by those from pixels or with videos"""
+
+_IMPORT = """
+import importlib, sys, warnings
+warnings.simplefilter("ignore")
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+        said = "loads"
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        said = f"{type(error).__name__}: {first}"[:160]
+    print("IMPORT", name, said, flush=True)
+"""
 
 
 def python() -> Finding:
@@ -59,16 +72,23 @@ def _compare(package: str, pinned: str, *, by_pip: bool) -> Finding | None:
 
 def imports() -> list[Finding]:
     """One line for each package that is there and cannot be imported."""
-    from difftori.envs.rendering import without_rendering
-
+    # in a process of its own: a broken library can end it, and MuJoCo's choice of a renderer
+    # cannot be undone
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT, *IMPORTED],
+        env=os.environ | {"MUJOCO_GL": "disabled"},
+        capture_output=True,
+        text=True,
+    )
+    marked = [line.split(" ", 2) for line in done.stdout.splitlines() if line.startswith("IMPORT")]
     findings = []
-    with without_rendering(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in IMPORTED:
-            try:
-                importlib.import_module(name)
-            except Exception as error:  # a broken package may raise anything
-                findings.append(Finding("fix", f"{name} does not load: {sentence(error)}", SETUP))
+    for name in IMPORTED:
+        said = [line[2] for line in marked if line[1] == name]
+        if said != ["loads"]:
+            reason = said[0] if said else f"exit code {done.returncode}"
+            findings.append(Finding("fix", f"{name} does not load: {reason}", SETUP))
+            if not said:
+                break
     return findings or [Finding("ok", "torch, Theseus, MuJoCo and the rest load")]
 
 

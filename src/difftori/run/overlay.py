@@ -21,6 +21,8 @@ from difftori.types import Plan
 HEIGHT_INCHES, WIDTH_INCHES = 7.2, 5.6
 HISTORY_PER_HORIZON, LEAST_HISTORY = 3, 10
 """agent steps of taken actions that stay in view: so many times the horizon, at least so many"""
+FARTHEST = 1.3
+"""an action beyond this is drawn there"""
 MOST_CURVES = 4
 """action dimensions that get an axis each; more of them are drawn as a map of colours"""
 
@@ -146,7 +148,12 @@ class _ReturnChart:
         (self._before,) = axes.plot([], [], color=BEFORE, lw=1.4, animated=True)
         (self._after,) = axes.plot([], [], color=AFTER, lw=1.8, animated=True)
         (self._dot,) = axes.plot([], [], "o", color=AFTER, ms=5, animated=True)
-        place = {"transform": axes.transAxes, "size": 10, "animated": True, "va": "bottom"}
+        place: dict[str, Any] = {
+            "transform": axes.transAxes,
+            "size": 10,
+            "animated": True,
+            "va": "bottom",
+        }
         self._labels = [
             axes.text(0.0, 1.03, "", color=BEFORE, **place),
             axes.text(0.34, 1.03, "", color=AFTER, **place),
@@ -238,11 +245,10 @@ class _ActionCurves:
 
     def add(self, thinks: Thought) -> None:
         past = np.asarray([*self._taken[-self._history :], thinks.taken])
-        ahead = np.arange(len(thinks.actions))
         for dim, (taken, guess, plan) in enumerate(self._lines):
             taken.set_data(np.arange(1 - len(past), 1), past[:, dim])
-            guess.set_data(ahead, thinks.first_guess[:, dim].clip(-1.3, 1.3))
-            plan.set_data(ahead, thinks.actions[:, dim].clip(-1.3, 1.3))
+            for line, values in ((guess, thinks.first_guess), (plan, thinks.actions)):
+                line.set_data(np.arange(len(values)), values[:, dim].clip(-FARTHEST, FARTHEST))
         self._taken.append(thinks.taken)
 
 

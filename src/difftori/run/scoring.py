@@ -64,15 +64,14 @@ def score(cfg: DictConfig) -> int:
     name = f"step_{agent.env_step:09d}" if agent.env_step is not None else "model"
     video = folder / f"{name}{'_plan' if options.plan_overlay else ''}.mp4"
     with ConsoleReporter() as console:
-        try:
-            result = _evaluate(options, agent, video if options.films else None, console)
-        except OSError as error:
-            console.error(f"the video was not written: {error}")
-            return 1
+        wanted = video if options.films else None
+        result, video_error = _evaluate(options, agent, wanted, console)
         _write(options, agent, folder / f"{name}.json", result, console)
-        if options.films:
+        if video_error is not None:
+            console.error(f"the video was not written: {video_error}")
+        elif options.films:
             console.info(f"video: {video}")
-    return 1 if len(result.errors) == options.eval_episodes else 0
+    return 1 if video_error or len(result.errors) == options.eval_episodes else 0
 
 
 def _options(cfg: DictConfig) -> ScoringConfig:
@@ -87,23 +86,24 @@ def _options(cfg: DictConfig) -> ScoringConfig:
 
 def _evaluate(
     options: ScoringConfig, agent: Agent, video: Path | None, console: ConsoleReporter
-) -> Evaluation:
+) -> tuple[Evaluation, OSError | None]:
+    """The episodes' scores, and why there is no video if one was wanted."""
     size = film_size(options.video_size, options.plan_overlay)
     envs = [agent.make_env() for _ in range(options.eval_episodes)]
     fps = film_fps(options.fps, envs[0].seconds_per_step)
+    viewer = None
     with ExitStack() as stack:
         for env in envs:
             stack.callback(env.close)
         window = None
         if options.live:
             window = stack.enter_context(open_window(agent.spec.task, fps, options.run))
-        viewer = None
         if video is not None or window is not None:
             compose = composer(agent, size=size, plan_overlay=options.plan_overlay)
             viewer = stack.enter_context(Viewer(compose, video=video, window=window, fps=fps))
         console.start(agent.spec.episode_length, "agent steps", 0)
         console.phase("evaluating")
-        return evaluate(
+        result = evaluate(
             agent.actor,
             envs,
             seeds=[derive_seed(options.seed, "score", i) for i in range(options.eval_episodes)],
@@ -115,6 +115,7 @@ def _evaluate(
             score_means=options.plan_overlay,
             on_step=console.advance,
         )
+    return result, None if viewer is None else viewer.error
 
 
 def _write(

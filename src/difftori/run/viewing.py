@@ -1,7 +1,6 @@
 """Shows a scored episode: in an mp4, in a window, with what the planner thought beside it."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -34,7 +33,10 @@ def film_size(wanted: int | None, plan_overlay: bool) -> int:
 
 
 class Viewer:
-    """Hands each moment of an episode to the video and to the window, whichever are wanted."""
+    """Hands each moment of an episode to the video and to the window, whichever are wanted.
+
+    A video that cannot be written, as on a full disk, does not stop the episode.
+    """
 
     def __init__(
         self,
@@ -46,16 +48,21 @@ class Viewer:
     ) -> None:
         self._compose = compose
         self._window = window
-        self._files = ExitStack()
-        self._writer = None if video is None else self._files.enter_context(Mp4Writer(video, fps))
+        self._writer = None if video is None else Mp4Writer(video, fps)
+        self.error: OSError | None = None
+        """why there is no video, if one was wanted"""
 
     def __call__(self, moment: Moment) -> None:
         shown = self._window is not None and not self._window.closed
-        if not shown and self._writer is None:
+        filmed = self._writer is not None and self.error is None
+        if not shown and not filmed:
             return
         frame = self._compose(moment)
-        if self._writer is not None:
-            self._writer.add(frame)
+        if self._writer is not None and filmed:
+            try:
+                self._writer.add(frame)
+            except OSError as error:
+                self.error = error
         if self._window is not None:
             self._window.show(frame)
 
@@ -68,8 +75,14 @@ class Viewer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """The video appears here. Raises OSError if it could not be written."""
-        self._files.__exit__(kind, error, traceback)
+        """The video appears here, or ``error`` says why it does not."""
+        if self._writer is None:
+            return
+        failure = error or self.error
+        try:
+            self._writer.__exit__(type(failure) if failure else None, failure, traceback)
+        except OSError as problem:
+            self.error = self.error or problem
 
 
 def composer(agent: Agent, *, size: int, plan_overlay: bool) -> Callable[[Moment], np.ndarray]:

@@ -1,5 +1,6 @@
 """Watching a run's agent in a window, episode after episode."""
 
+import sys
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def watch(cfg: DictConfig) -> int:
                 )
                 print(f"episode {episode + 1}: reward {result.rewards[0]:.1f}", flush=True)
                 if result.errors:
-                    print(f"error: {result.errors[0]}", flush=True)
+                    print(f"error: the episode failed: {result.errors[0]}", file=sys.stderr)
                     return 1
     except _ClosedError:
         pass

@@ -18,12 +18,17 @@ class NoWindowError(RuntimeError):
 def check_display() -> None:
     """Raise NoWindowError if there is nowhere to open a window, before anything slow."""
     try:
-        _pygame()
+        game = _pygame()
     except ImportError as error:
         raise NoWindowError(f"a window needs pygame ({error}): pip install {PACKAGE}") from error
     wanted = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     if sys.platform == "linux" and not any(os.environ.get(name) for name in wanted):
         raise NoWindowError("this machine has no display (DISPLAY is not set)")
+    try:
+        game.display.init()
+        game.display.quit()
+    except game.error as error:
+        raise NoWindowError(f"the display cannot be used ({error})") from error
 
 
 class Window:
@@ -47,10 +52,7 @@ class Window:
         self._surface = None
         self._paused = False
         self._due = 0.0
-        try:
-            self._game.display.init()
-        except self._game.error as error:
-            raise NoWindowError(f"the display cannot be used ({error})") from error
+        self._game.display.init()
 
     def __enter__(self) -> "Window":
         return self
