@@ -136,38 +136,49 @@ def test_offline_records_reach_the_file_once_over_a_kill_and_a_resume(tmp_path: 
     assert [(artifact.name, artifact.type) for artifact in kept] == [("a-model", "model")]
 
 
-def test_rows_that_a_kill_took_from_the_client_are_sent_by_the_next(tmp_path: Path) -> None:
-    records = [("train", 100 * i) for i in range(1, 40)]
-    run(tmp_path, records=records, kill=0.0)
-    run(tmp_path, records=records)
-    rows = [row["_step"] for part in sent_rows(tmp_path) for row in part]
-    assert rows == [step for _, step in records]
+MANY = [("train", 100 * i) for i in range(1, 400)]
 
 
-def test_a_run_whose_offline_files_were_synced_and_deleted_repeats_nothing(tmp_path: Path) -> None:
-    run(tmp_path, records=[("train", 100), ("eval", 100), ("train", 200)])
-    shutil.rmtree(tmp_path / "wandb")
-    run(tmp_path, records=[("train", 100), ("eval", 100), ("train", 200), ("eval", 200)])
-    (rows,) = sent_rows(tmp_path)
-    assert [row["_step"] for row in rows] == [201]
+@pytest.fixture(scope="module")
+def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed as soon as its last row was handed to the client."""
+    folder = tmp_path_factory.mktemp("killed")
+    run(folder, records=MANY[:300], kill=0.0)
+    run(folder, records=MANY)
+    return folder
 
 
-def test_a_file_is_read_back_as_far_as_it_goes(tmp_path: Path) -> None:
-    run(tmp_path, records=[("train", 100 * i) for i in range(1, 400)])
-    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    whole = path.read_bytes()
-    assert len(whole) > 2 * 32768  # records cross blocks
-    assert wandb_files.next_step(path) == 39901
-    found = []
-    for size in range(0, len(whole), len(whole) // 50):
-        path.write_bytes(whole[:size])
-        found.append(wandb_files.next_step(path))
-    assert found == sorted(found)  # type: ignore[type-var]
-    assert found[0] == 0
-    assert found[-1] > 30000  # type: ignore[operator]
+def test_rows_that_a_kill_took_from_the_client_are_sent_by_the_next(
+    killed_and_resumed: Path,
+) -> None:
+    rows = [row["_step"] for part in sent_rows(killed_and_resumed) for row in part]
+    assert rows == [step for _, step in MANY]
+
+
+def test_a_file_is_read_back_as_far_as_it_goes(killed_and_resumed: Path, tmp_path: Path) -> None:
+    files = list(killed_and_resumed.glob("wandb/offline-run-*/*.wandb"))
+    whole = max((path.read_bytes() for path in files), key=len)
+    assert len(whole) > 32768  # records cross blocks
+    found: list[int | None] = []
+    for size in (*range(0, len(whole), len(whole) // 50), len(whole)):
+        (tmp_path / "cut").write_bytes(whole[:size])
+        found.append(wandb_files.next_step(tmp_path / "cut"))
+    numbers = [number for number in found if number is not None]
+    assert numbers == sorted(found)  # type: ignore[type-var]
+    assert (numbers[0], len(set(numbers)) > 10, numbers[-1] % 100) == (0, True, 1)
     assert wandb_files.next_step(tmp_path / "gone") is None
-    path.write_bytes(bytes(range(256)) * 200)
-    assert wandb_files.next_step(path) in (0, None)
+    (tmp_path / "cut").write_bytes(bytes(range(256)) * 200)
+    assert wandb_files.next_step(tmp_path / "cut") in (0, None)
+
+
+def test_a_run_whose_offline_files_were_synced_and_deleted_repeats_nothing(
+    killed_and_resumed: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(killed_and_resumed, tmp_path / "run", symlinks=True))
+    shutil.rmtree(folder / "wandb")
+    run(folder, records=[*MANY, ("eval", MANY[-1][1])])
+    (rows,) = sent_rows(folder)
+    assert [row["_step"] for row in rows] == [MANY[-1][1] + 1]
 
 
 def test_without_a_login_there_is_one_warning_that_says_what_to_do(tmp_path: Path) -> None:
@@ -264,7 +275,9 @@ def test_a_disk_that_takes_no_marker_is_no_reason_to_stop(tmp_path: Path) -> Non
 def test_a_server_gets_what_it_lacks_and_nothing_twice(tmp_path: Path) -> None:
     tracker(FakeRun(), tmp_path).log({"train/x": 1.0}, 900)
     fake = FakeRun(step=501)
-    subject = WandbTracker(fake, location="", folder=tmp_path, warn=print, mode="online")
+    heard: list[str] = []
+    subject = WandbTracker(fake, location="", folder=tmp_path, warn=heard.append, mode="online")
+    assert "do not `wandb sync`" in heard[0]
     for step in (400, 500, 700, 900):
         subject.log({"train/x": 1.0}, step)
         subject.log({"eval/x": 2.0}, step)

@@ -2,12 +2,12 @@
 
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from runs import records, run_debug, run_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_metrics import RecordingTracker
 
 from builders import tiny_config
 from difftori.run import tracking
@@ -35,7 +35,7 @@ def test_nothing_is_started_unasked(tmp_path: Path, started: list[dict[str, Any]
 
 
 def test_seeds_are_grouped_and_runs_tagged(tmp_path: Path, started: list[dict[str, Any]]) -> None:
-    start(tmp_path, use_wandb=True, wandb_tags=["paper", "full"])
+    start(tmp_path, use_wandb=True, wandb_tags=("paper", "full"))
     (how,) = started
     assert how["name"] == "cartpole-swingup-state-default-wide-7"
     assert how["group"] == "cartpole-swingup-state-default-wide"
@@ -49,34 +49,21 @@ def test_the_group_can_be_chosen(tmp_path: Path, started: list[dict[str, Any]]) 
     assert started[0]["group"] == "ablation"
 
 
-class FakeTracker(SimpleNamespace):
-    """Keeps what it is called with."""
-
-    def __init__(self) -> None:
-        super().__init__(artifacts=[], summaries=[])
-
-    def log(self, *_: Any, **__: Any) -> None: ...
-    def close(self, exit_code: int) -> None: ...
-    def summary(self, values: Any) -> None:
-        self.summaries.append(values)
-
-    def artifact(self, path: Path, name: str) -> None:
-        self.artifacts.append((path.name, name))
-
-
 def test_a_run_leaves_the_same_in_every_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = FakeTracker()
+    tracker = RecordingTracker()
     monkeypatch.setattr(tracking, "start_wandb", lambda **_: tracker)
     switches = ("use_tensorboard=true", "use_wandb=true")
     assert run_debug(tmp_path, *switches, "train_steps=256") == 0
     assert run_debug(tmp_path, *switches, "wandb_artifact=false") == 0
     folder = run_folder(tmp_path)
     name = "model-cartpole-swingup-state-back_plan-default-1"
-    assert tracker.artifacts == [("model.pt", name)]
+    kept = [call[1:] for call in tracker.other if call[0] == "artifact"]
+    assert kept == [(folder / "models" / "model.pt", name)]
     best = max(record["episode_reward"] for record in records(folder, "eval"))
-    assert tracker.summaries[-1] == {"eval/best_episode_reward": best}
+    summaries = [call[1] for call in tracker.other if call[0] == "summary"]
+    assert summaries[-1] == {"eval/best_episode_reward": best}
     found = EventAccumulator(str(folder / "tensorboard")).Reload()
     steps = [event.step for event in found.Scalars("train/episode_reward")]
     assert steps == [128, 256, 384, 512]

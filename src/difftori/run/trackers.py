@@ -199,9 +199,17 @@ class WandbTracker:
         # within the run's folder, which may be moved before the run goes on
         self._records = None if records is None else os.path.relpath(records, folder)
         self._sent_path = folder / "wandb_sent.json"
-        # a server knows best what has reached it, and gets what has not
-        sent_before = self._read_next_row() if mode == "offline" else 0
-        self._first_row = self._next_row = max(sent_before, run.step)
+        written_before, reached = self._read_next_row(), run.step
+        if mode == "online":
+            # a server knows best what has reached it, and gets what has not
+            self._first_row = self._next_row = reached
+            if written_before > reached:
+                warn(
+                    f"W&B lacks records that {folder / 'wandb'} holds; they are sent now from "
+                    "metrics.jsonl, so do not `wandb sync` them as well"
+                )
+        else:
+            self._first_row = self._next_row = max(written_before, reached)
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
         category = next(iter(record), "").split("/")[0]
