@@ -1,6 +1,7 @@
 """``hydra/launcher=slurm``: a study on a cluster."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ class SlurmStudyLauncher(SlurmLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         # imported here, because Hydra imports this file at every start
+        from difftori.report.progress import listed_slurm_jobs, slurm_job_of
         from difftori.run.console import ConsoleReporter
         from difftori.study.jobs import is_finished, mark_queued, read_jobs
         from difftori.study.launch import (
@@ -74,16 +76,23 @@ class SlurmStudyLauncher(SlurmLauncher):
         with ConsoleReporter(progress_every_seconds=60) as console:
             for count, outcome in enumerate(outcomes, 1):
                 console.info(outcome.line(count, len(jobs)))
+            queue = listed_slurm_jobs() or {}
+            by_id = {at: job for job in missing if (at := slurm_job_of(job.folder)) in queue}
+            for identifier, job in by_id.items():
+                console.info(f"{job.label}: is in the queue already, as Slurm job {identifier}")
+            missing = [job for job in missing if job not in by_id.values()]
             if missing:
-                by_id = self._submit(missing)
-                for identifier, job in by_id.items():
+                submitted = self._submit(missing)
+                by_id |= submitted
+                for identifier, job in submitted.items():
                     mark_queued(job, slurm_job=identifier)
-                array = next(iter(by_id)).partition("_")[0]
+                array = next(iter(submitted)).partition("_")[0]
                 console.info(
-                    f"{len(by_id)} runs are Slurm job {array}, and go on without this command: "
-                    f"Ctrl-C ends only the waiting, `scancel {array}` the runs; what each prints "
-                    "is in its folder's console.log"
+                    f"submitted as Slurm job {array}, which goes on without this command: Ctrl-C "
+                    f"ends only the waiting, `scancel {array}` the runs; what each prints is in "
+                    "its folder's console.log"
                 )
+            if by_id:
                 outcomes += follow(by_id, ended=len(outcomes), console=console)
             console.info(summary(outcomes, jobs[0].config.run.log_dir))
         note_exit_code(exit_code(outcomes))
@@ -98,10 +107,13 @@ class SlurmStudyLauncher(SlurmLauncher):
         # a job begins without what `python src/train.py` puts on the path
         path = f'export PYTHONPATH={shlex.quote(str(SRC))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
         params["setup"] = [path, *(params["setup"] or [])]
+        # Until submitit listens, a signal to requeue would end the job, and not requeue it
+        python = f"""bash -c 'trap "" USR2; exec "$0" "$@"' {shlex.quote(sys.executable)}"""
         executor = submitit.AutoExecutor(
             folder=params.pop("submitit_folder"),
             cluster=self._EXECUTOR,
             slurm_max_num_timeout=params.pop("max_num_timeout"),
+            slurm_python=python,
         )
         plain = set(BaseQueueConf.__dataclass_fields__)
         executor.update_parameters(

@@ -121,7 +121,7 @@ def _state(
     state, reason = _own_word(folder, status, config)
     if state == "done":
         return state, reason
-    job = str(queued.get("slurm_job") or status.get("slurm_job"))
+    job = slurm_job_of(folder)
     if job in slurm_jobs:
         # of a running job that does not hold the folder, the run begins or has just ended
         return ("running" if slurm_jobs[job] == "RUNNING" else "waiting"), f"Slurm job {job}"
@@ -132,6 +132,12 @@ def _state(
             return "running", "starting"
         return "waiting", f"in the queue of process {queued.get('pid')}"
     return state, reason
+
+
+def slurm_job_of(folder: Path) -> str:
+    """Id of the job that the run waits for, or was last in; empty if there was none."""
+    job = _read_queued(folder).get("slurm_job") or read_status(folder).get("slurm_job")
+    return str(job or "")
 
 
 def _own_word(

@@ -39,7 +39,12 @@ def follow(
     absent = dict.fromkeys(jobs, 0)
     outcomes: list[Outcome] = []
     total = ended + len(jobs)
-    console.start(sum(job.config.run.train_steps for job in jobs.values()), "env steps", 0)
+
+    def env_steps() -> int:
+        return sum(read_progress(job.folder).env_step for job in jobs.values())
+
+    train_steps = sum(job.config.run.train_steps for job in jobs.values())
+    console.start(train_steps, "env steps", env_steps())
     while absent:
         sleep(LOOK_EVERY_SECONDS)
         queue = listed()
@@ -47,7 +52,7 @@ def follow(
             continue
         running = sum(queue.get(identifier) == "RUNNING" for identifier in jobs)
         console.phase(f"{running} running, {len(absent) - running} waiting")
-        console.advance(sum(read_progress(job.folder).env_step for job in jobs.values()))
+        console.advance(env_steps())
         for identifier in list(absent):
             absent[identifier] = 0 if identifier in queue else absent[identifier] + 1
             if absent[identifier] >= ABSENT_LOOKS:
