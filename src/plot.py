@@ -27,7 +27,7 @@ def main() -> None:
         from difftori.report.published import PublishedError
     except ModuleNotFoundError as error:
         cli.fail(f"pictures need {error.name}: pip install -r requirements.txt")
-    print(f"{len(folders)} runs")
+    print(f"{len(folders)} run{'' if len(folders) == 1 else 's'}")
     try:
         make(
             Request(
@@ -45,7 +45,7 @@ def main() -> None:
     except (RunFolderError, PublishedError) as error:
         cli.fail(str(error))
     except OSError as error:
-        cli.fail(f"{error.filename} cannot be written: {error.strerror}")
+        cli.fail(f"{error.filename or arguments.out} cannot be written: {error.strerror}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -55,7 +55,7 @@ def test_a_video_of_a_state_agent(tmp_path: Path) -> None:
         (["horizon"], "expected KEY=VALUE"),
         (["~lr"], "expected KEY=VALUE"),
         (["mode=default", "plan_gradient=episode"], "needs planner=trajectory"),
-        (["max_buffer_size=20"], "max_buffer_size=20 is too small"),
+        (["max_buffer_size=20", "batch_size=16"], "max_buffer_size=20 is too small"),
         (["max_buffer_size=1000000000000"], "the replay buffer needs"),
         (["horizon=40"], "horizon=40 needs episodes longer"),
         (["modality=pixels", "camera=5"], "cannot be filmed so"),

@@ -60,6 +60,8 @@ class AggregateCurve:
 
 @dataclass(frozen=True)
 class Aggregate:
+    """The methods that were run on all of ``tasks``."""
+
     tasks: tuple[str, ...]
     curves: tuple[AggregateCurve, ...]
     published: tuple[AggregateCurve, ...]
@@ -87,7 +89,7 @@ def cell_curve(cell: Cell, series: Mapping[int, Series], metric: Metric) -> Cell
     finite = np.isfinite(scores)
     value = np.array(
         [
-            aggregate([column[there]], metric)
+            float(aggregate([column[there]], metric))
             for column, there in zip(scores.T, finite.T, strict=True)
         ]
     )
@@ -113,7 +115,7 @@ def compared_tasks(sheet: Sheet, series: Mapping[Cell, Mapping[int, Series]]) ->
     """The tasks that every method was run on; if those are fewer than two, of the one with most."""
     by_method = {
         method: {cell.task for cell, runs in series.items() if cell.method == method and runs}
-        for method in sheet.methods
+        for method in {cell.method for cell, runs in series.items() if runs}
     }
     shared = set.intersection(*by_method.values()) if by_method else set()
     if len(shared) < 2:

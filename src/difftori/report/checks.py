@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from difftori.report.analysis import Aggregate, CellCurve
+from difftori.report.curves import format_steps
 from difftori.report.runs import Run
 from difftori.report.sheets import Cell, Sheet
 
@@ -44,7 +46,8 @@ def seed_notes(sheet: Sheet, expected: Iterable[int] | None) -> list[str]:
             if missing:
                 notes.append(f"{where}: no evaluation of {_seeds(missing)}")
             short = [
-                f"seed {seed} is at {run.evaluated_until:,} of {run.train_steps:,} env steps"
+                f"seed {seed} is at {format_steps(run.evaluated_until)} of "
+                f"{format_steps(run.train_steps)} env steps"
                 for seed, run in short_runs(sheet.cells[cell]).items()
             ]
             if short:
@@ -52,22 +55,31 @@ def seed_notes(sheet: Sheet, expected: Iterable[int] | None) -> list[str]:
     return notes
 
 
+def half_written(runs: Sequence[Run]) -> list[str]:
+    """A sentence if half-written lines were left out."""
+    count = sum(run.half_written for run in runs)
+    if not count:
+        return []
+    return [f"half-written last lines are left out, of {_count(count, 'run')}"]
+
+
 def mixed_settings(sheet: Sheet) -> list[str]:
     """A sentence for each curve whose seeds were run with different settings."""
     notes = []
     for cell, runs in sorted(sheet.cells.items()):
-        keys = sorted({key for run in runs.values() for key in run.config})
-        for key in keys:
+        parts = []
+        for key in sorted({key for run in runs.values() for key in run.config}):
             if key in OF_THE_PLACE or key.startswith(OF_TRACKERS):
                 continue
             values: dict[str, list[int]] = defaultdict(list)
             for seed, run in runs.items():
                 values[str(run.config.get(key, "unset"))].append(seed)
             if len(values) > 1:
-                parts = [f"{value} ({_seeds(seeds)})" for value, seeds in values.items()]
-                notes.append(
-                    f"{cell.task} {sheet.modality} {cell.method} mixes {key}: {', '.join(parts)}"
-                )
+                each = [f"{value} ({_seeds(seeds)})" for value, seeds in values.items()]
+                parts.append(f"{key} {', '.join(each)}")
+        if parts:
+            where = f"{cell.task} {sheet.modality} {cell.method}"
+            notes.append(f"{where} mixes settings: {'; '.join(parts)}")
     return notes
 
 
@@ -75,7 +87,7 @@ def mixed_versions(runs: Sequence[Run]) -> list[str]:
     """A sentence for each package, Python or commit that is not the same in all runs."""
     known = [run.provenance for run in runs if run.provenance is not None]
     if not known:
-        return [f"the versions that made these {len(runs)} runs are unknown: no provenance.json"]
+        return ["the versions that made these runs are unknown: none has a provenance.json"]
     notes = []
     if len(known) < len(runs):
         unknown = [run for run in runs if run.provenance is None]
@@ -98,6 +110,43 @@ def mixed_versions(runs: Sequence[Run]) -> list[str]:
     if dirty:
         notes.append(f"{_count(dirty, 'run')} had uncommitted changes; see their provenance.diff")
     return notes
+
+
+def aggregate_notes(
+    sheet: Sheet, curves: Mapping[Cell, CellCurve], result: Aggregate, *, overlaid: bool
+) -> list[str]:
+    """Which tasks and methods are not in it, and where it ends early.
+
+    Args:
+        overlaid: published curves were asked for.
+    """
+    notes = []
+    left_out = [task for task in sheet.tasks if task not in result.tasks]
+    if left_out:
+        notes.append(f"the aggregate leaves out tasks that some method lacks: {_list(left_out)}")
+    drawn = {curve.label: curve for curve in result.curves}
+    for method in sheet.methods:
+        label = sheet.label(method)
+        cells = [Cell(method, task) for task in result.tasks]
+        lacks = [cell.task for cell in cells if cell not in curves]
+        if label not in drawn:
+            notes.append(f"the aggregate leaves out {label}, which lacks {_list(lacks)}")
+            continue
+        steps = drawn[label].steps
+        end, reached = int(max(steps, default=0)), max(int(curves[c].steps[-1]) for c in cells)
+        if end < reached:
+            notes.append(
+                f"the aggregate of {label} ends at {format_steps(end)} env steps, which all its "
+                "runs reached; --drop-short leaves short ones out"
+            )
+    if overlaid and not result.published:
+        notes.append(f"no published method has all {len(result.tasks)} tasks of the aggregate")
+    return notes
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def _count(number: int, noun: str) -> str:

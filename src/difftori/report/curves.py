@@ -11,6 +11,13 @@ from difftori.report.statistics import Array
 Steps = NDArray[np.int64]
 
 
+def format_steps(step: float, _position: object = None) -> str:
+    """``0``, ``500``, ``20k``, ``1.5M``."""
+    if abs(step) >= 1e6:
+        return f"{step / 1e6:g}M"
+    return f"{step / 1e3:g}k" if abs(step) >= 1e3 else f"{step:g}"
+
+
 @dataclass(frozen=True)
 class Series:
     """One run's evaluations."""

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from difftori.report.analysis import THRESHOLDS, Aggregate, CellCurve, Profiles
-from difftori.report.curves import Steps
+from difftori.report.curves import Steps, format_steps
 from difftori.report.published import PublishedCurve, PublishedKey
-from difftori.report.sheets import Cell, Sheet
+from difftori.report.sheets import Cell, Method, Sheet
 from difftori.report.statistics import Array, Estimate, Metric
 
 # Okabe and Ito's colours and, for what others published, Tol's muted ones: both can be told apart
@@ -62,13 +62,6 @@ PAGE_INCHES = 7.0
 METRIC_NAMES: Mapping[Metric, str] = {"mean": "mean", "iqm": "IQM"}
 
 
-def format_steps(step: float, _position: object = None) -> str:
-    """``0``, ``500``, ``20k``, ``1.5M``."""
-    if abs(step) >= 1e6:
-        return f"{step / 1e6:g}M"
-    return f"{step / 1e3:g}k" if abs(step) >= 1e3 else f"{step:g}"
-
-
 def draw_curves(
     sheet: Sheet,
     curves: Mapping[Cell, CellCurve],
@@ -82,22 +75,22 @@ def draw_curves(
     tasks = sheet.tasks
     figure, panels = _grid(len(tasks))
     names = list(dict.fromkeys(key.method for key in published))
+    labels = [f"{sheet.label(method)} ({_seed_count(curves, method)})" for method in sheet.methods]
     for axes, task in zip(panels, tasks, strict=True):
         axes.set_title(task)
+        for index, method in enumerate(sheet.methods):
+            drawn = curves.get(Cell(method, task))
+            if drawn is not None:
+                _line(axes, drawn.steps, drawn.estimate, drawn.complete, index, labels[index])
         for index, name in enumerate(names):
             curve = published.get(PublishedKey(name, task, sheet.modality))
             if curve is not None:
                 _published_line(axes, curve.mean.steps, curve.mean.scores, index, name)
-                if len(names) <= 2:
+                if len(names) == 1:
                     low, high = curve.mean.scores - curve.std, curve.mean.scores + curve.std
                     axes.fill_between(
                         curve.mean.steps, low, high, color=MUTED[index], alpha=0.12, linewidth=0
                     )
-        for index, method in enumerate(sheet.methods):
-            drawn = curves.get(Cell(method, task))
-            if drawn is not None:
-                label = f"{sheet.label(method)} ({_seed_count(sheet, curves, index)})"
-                _line(axes, drawn.steps, drawn.estimate, drawn.complete, index, label)
         _steps_axis(axes, end, small=len(tasks) > 2)
         maximum = sheet.maximum(task)
         if maximum is not None and not free_y:
@@ -107,15 +100,17 @@ def draw_curves(
         else:
             axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
             axes.yaxis.set_major_locator(MaxNLocator(4))
-    what = f"{sheet.score.label} ({METRIC_NAMES[metric]}, 95% CI)"
+    what = f"{sheet.score.label}{_how(metric, [c.estimate for c in curves.values()])}"
     if len(panels) == 1:
         panels[0].set_xlabel("Environment steps")
         panels[0].set_ylabel(what)
     else:
         figure.supxlabel("Environment steps", fontsize=LABEL_POINTS)
         figure.supylabel(what, fontsize=LABEL_POINTS)
-        _label_outer_axes(panels, shared_y=not free_y)
-    _legend(figure, panels)
+        maxima = {sheet.maximum(task) for task in tasks}
+        shared = not free_y and len(maxima) == 1 and None not in maxima
+        _label_outer_axes(panels, shared_y=shared)
+    _legend(figure, panels, [*labels, *names, PARTIAL])
     return figure
 
 
@@ -123,19 +118,20 @@ def draw_aggregate(sheet: Sheet, result: Aggregate, *, metric: Metric, end: int)
     """One panel: the mean or IQM over all tasks."""
     figure, (axes,) = _grid(1)
     order = [sheet.label(method) for method in sheet.methods]
-    for index, curve in enumerate(result.published):
-        label = f"{curve.label} (mean)" if metric != "mean" else curve.label
-        _published_line(axes, curve.steps, curve.estimate.value, index, label)
-    for curve in result.curves:
+    labels = [f"{curve.label} ({curve.runs} runs)" for curve in result.curves]
+    for curve, label in zip(result.curves, labels, strict=True):
         complete = np.ones(len(curve.steps), dtype=bool)
-        label = f"{curve.label} ({curve.runs} runs)"
         _line(axes, curve.steps, curve.estimate, complete, order.index(curve.label), label)
+    names = [f"{c.label} (mean)" if metric != "mean" else c.label for c in result.published]
+    for index, (curve, name) in enumerate(zip(result.published, names, strict=True)):
+        _published_line(axes, curve.steps, curve.estimate.value, index, name)
     axes.set_title(f"{len(result.tasks)} tasks")
     _steps_axis(axes, end)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("Environment steps")
-    axes.set_ylabel(f"{normalized_label(sheet, result.tasks)}\n({METRIC_NAMES[metric]}, 95% CI)")
-    _legend(figure, [axes])
+    how = _how(metric, [curve.estimate for curve in result.curves])
+    axes.set_ylabel(f"{normalized_label(sheet, result.tasks)}{how}")
+    _legend(figure, [axes], [*labels, *names])
     return figure
 
 
@@ -144,8 +140,11 @@ def draw_profiles(sheet: Sheet, result: Profiles) -> Figure:
     figure, (axes,) = _grid(1)
     order = [sheet.label(method) for method in sheet.methods]
     complete = np.ones(len(THRESHOLDS), dtype=bool)
-    for profile in result.profiles:
-        label = f"{profile.label} ({profile.runs} run{'' if profile.runs == 1 else 's'})"
+    labels = [
+        f"{profile.label} ({profile.runs} run{'' if profile.runs == 1 else 's'})"
+        for profile in result.profiles
+    ]
+    for profile, label in zip(result.profiles, labels, strict=True):
         index = order.index(profile.label)
         _line(axes, THRESHOLDS, profile.estimate, complete, index, label, steps=True)
     what = result.tasks[0] if len(result.tasks) == 1 else f"{len(result.tasks)} tasks"
@@ -154,8 +153,15 @@ def draw_profiles(sheet: Sheet, result: Profiles) -> Figure:
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel(f"{normalized_label(sheet, result.tasks)}, τ")
     axes.set_ylabel("Share of runs above τ (95% CI)")
-    _legend(figure, [axes])
+    _legend(figure, [axes], labels)
     return figure
+
+
+def _how(metric: Metric, estimates: Sequence[Estimate]) -> str:
+    """What line and band are, for the label of an axis; nothing for single runs."""
+    if not any(np.isfinite(estimate.low).any() for estimate in estimates):
+        return ""
+    return f" ({METRIC_NAMES[metric]}, 95% CI)"
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -246,38 +252,31 @@ def _published_line(axes: Axes, steps: Steps, means: Array, index: int, name: st
     )  # fmt: skip
 
 
-def _seed_count(sheet: Sheet, curves: Mapping[Cell, CellCurve], index: int) -> str:
+def _seed_count(curves: Mapping[Cell, CellCurve], method: Method) -> str:
     """How many seeds the curves of a method have, over its tasks."""
-    method = sheet.methods[index]
     counts = {len(curve.seeds) for cell, curve in curves.items() if cell.method == method}
     text = "–".join(str(count) for count in sorted({min(counts), max(counts)}))
     return f"{text} seed{'' if text == '1' else 's'}"
 
 
 def _steps_axis(axes: Axes, end: int, *, small: bool = False) -> None:
-    axes.set_xlim(0, end)
-    axes.xaxis.set_major_locator(MaxNLocator(3 if small else 5, steps=[1, 2, 2.5, 5, 10]))
+    axes.set_xlim(0, 1.02 * end)
+    axes.xaxis.set_major_locator(MaxNLocator(2 if small else 5, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(format_steps))
 
 
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+def _legend(figure: Figure, panels: Sequence[Axes], order: Sequence[str]) -> None:
     """Above everything, so that it covers nothing; each name once."""
-    handles: dict[str, Artist] = {}
+    found: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    # dotted is explained last
-    partial = handles.pop(PARTIAL, None)
-    if partial is not None:
-        handles[PARTIAL] = partial
-    if not handles:
-        return
+            found.setdefault(label, handle)
+    names = [name for name in order if name in found]
+    handles = [found[name] for name in names]
     room = 0.98 * figure.get_figwidth() * figure.dpi
     renderer = FigureCanvasAgg(figure).get_renderer()
-    for columns in range(min(len(handles), 6), 0, -1):
-        legend = figure.legend(
-            list(handles.values()), list(handles), loc="outside upper center", ncols=columns
-        )
+    for columns in range(min(len(names), 6), 0, -1):
+        legend = figure.legend(handles, names, loc="outside upper center", ncols=columns)
         if columns == 1 or legend.get_window_extent(renderer).width <= room:
             return
         legend.remove()

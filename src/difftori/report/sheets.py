@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -60,9 +61,12 @@ class Sheet:
     def name(self) -> str:
         return f"{self.suite}-{self.modality}"
 
-    @property
+    @cached_property
     def score(self) -> Score:
-        return SCORES.get(self.suite, OTHER_SCORE)
+        score = SCORES.get(self.suite, OTHER_SCORE)
+        rows = [row for runs in self.cells.values() for r in runs.values() for row in r.evaluations]
+        known = any(np.isfinite(getattr(row, score.column)) for row in rows)
+        return score if known or not rows else OTHER_SCORE
 
     @property
     def tasks(self) -> list[str]:

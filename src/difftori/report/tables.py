@@ -9,6 +9,7 @@ import numpy as np
 
 from difftori.report.analysis import THRESHOLDS, Aggregate, CellCurve, Profiles
 from difftori.report.checks import missing_seeds, short_runs
+from difftori.report.curves import format_steps
 from difftori.report.published import PublishedCurve, PublishedKey
 from difftori.report.sheets import Cell, Sheet
 from difftori.report.statistics import Estimate
@@ -128,7 +129,7 @@ def run_table(sheet: Sheet, expected: Sequence[int] | None) -> str:
     for cell in sorted(sheet.cells):
         runs = sheet.cells[cell]
         short = [
-            f"{seed} ({run.evaluated_until:,} of {run.train_steps:,})"
+            f"{seed} ({format_steps(run.evaluated_until)} of {format_steps(run.train_steps)})"
             for seed, run in short_runs(runs).items()
         ]
         there = [str(seed) for seed, run in runs.items() if run.evaluations]
@@ -139,9 +140,7 @@ def run_table(sheet: Sheet, expected: Sequence[int] | None) -> str:
                 *(", ".join(missing) or "none", ", ".join(short) or "none"),
             ]
         )
-    return markdown_table(
-        ["task", "method", "seeds", "missing seeds", "short seeds (env steps)"], rows
-    )
+    return markdown_table(["task", "method", "seeds", "missing seeds", "short seeds"], rows)
 
 
 def aggregate_rows(result: Aggregate) -> Rows:

@@ -83,6 +83,11 @@ class Checkpointer:
     def due(self) -> bool:
         return self._clock() - self._saved_at >= self._every_seconds
 
+    @property
+    def due_within_episode(self) -> bool:
+        """In a long block of updates too, unless there is one at each episode anyway."""
+        return self._every_seconds > 0 and self.due
+
     def save(
         self,
         number: int,

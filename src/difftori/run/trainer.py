@@ -223,7 +223,7 @@ class Trainer:
             counters.updates_left -= 1
             self._console.phase_step(done + 1)
             self._safe_point()
-            if self._checkpointer.due and counters.updates_left:
+            if counters.updates_left and self._checkpointer.due_within_episode:
                 self._save()
         self._log_episode()
         counters.phase = "evaluating"
