@@ -92,7 +92,7 @@ def read_progress(folder: Path, slurm_jobs: Mapping[str, str] | None = None) -> 
     if state in ("stopped", "done", "failed", "waiting"):
         env_step = max(env_step, _number(status, "env_step") or 0)
     total = _number(config, "train_steps") or _number(queued, "train_steps")
-    evaluations, _ = read_evaluations(folder / "eval.csv")
+    evaluations, *_ = read_evaluations(folder / "eval.csv")
     last_return = evaluations[-1].reward if evaluations else _number(train, "episode_reward")
     return RunProgress(
         folder=folder,
