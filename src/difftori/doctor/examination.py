@@ -58,6 +58,7 @@ def _read(overrides: Sequence[str], report: Report) -> "Config | None":
         text = f"cannot be read: {sentence(error)}"
         report.add("command", Finding("fix", text, packages.SETUP))
         return None
+    overrides = cli.rename_tasks(overrides)
     cli.refuse_unknown_words(overrides)
     try:
         config = compose(*overrides)
