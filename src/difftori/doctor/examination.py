@@ -19,7 +19,7 @@ def examine(overrides: Sequence[str]) -> int:
 
     Exits with 2 and one line, as ``train.py`` does, for a word that is not understood.
     """
-    _refuse_unknown_words(overrides)
+    overrides = _known_words(overrides)
     report = Report()
     report.check("python", packages.python)
     report.check("packages", packages.versions)
@@ -55,13 +55,18 @@ def _conclude(report: Report) -> int:
     return FAILED_EXIT_CODE
 
 
-def _refuse_unknown_words(overrides: Sequence[str]) -> None:
-    """Exit with one line and 2 for a typo, if the packages that know all words are there."""
+def _known_words(overrides: Sequence[str]) -> Sequence[str]:
+    """As Hydra reads them; exit with one line and 2 for a typo.
+
+    As they are, if a package is missing that knows all words.
+    """
     try:
         from difftori import cli
     except Exception:  # a broken package may raise anything; the report will name it
-        return
+        return overrides
+    overrides = cli.rename_tasks(overrides)
     cli.refuse_unknown_words(overrides)
+    return overrides
 
 
 def _read(overrides: Sequence[str], report: Report) -> "Config | None":

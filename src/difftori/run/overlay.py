@@ -148,12 +148,8 @@ class _ReturnChart:
         (self._before,) = axes.plot([], [], color=BEFORE, lw=1.4, animated=True)
         (self._after,) = axes.plot([], [], color=AFTER, lw=1.8, animated=True)
         (self._dot,) = axes.plot([], [], "o", color=AFTER, ms=5, animated=True)
-        place: dict[str, Any] = {
-            "transform": axes.transAxes,
-            "size": 10,
-            "animated": True,
-            "va": "bottom",
-        }
+        place: dict[str, Any] = {"transform": axes.transAxes, "size": 10, "animated": True}
+        place["va"] = "bottom"
         self._labels = [
             axes.text(0.0, 1.03, "", color=BEFORE, **place),
             axes.text(0.34, 1.03, "", color=AFTER, **place),
