@@ -51,6 +51,15 @@ def test_a_run_that_goes_on(tmp_path: Path) -> None:
     assert run.key == {**KEY, "seed": 1}
 
 
+def test_a_run_that_was_resumed_long_after_is_not_almost_done(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, records=4, state="running", env_step=450)
+    os.utime(folder / "metrics.jsonl", (1, 1))
+    with RunLock(folder):
+        run = read_progress(folder)
+    assert run.env_step == 450
+    assert run.left_seconds == pytest.approx(60, abs=5)
+
+
 def test_half_a_line_is_not_read(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     with (folder / "metrics.jsonl").open("a") as file:

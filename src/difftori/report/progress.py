@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,9 +89,6 @@ def read_progress(folder: Path, slurm_jobs: Mapping[str, str] | None = None) -> 
     status, config, queued = read_status(folder), _read_config(folder), _read_queued(folder)
     train, last = last_record(folder, "train"), last_record(folder)
     state, reason = _state(folder, status, config, queued, slurm_jobs or {})
-    env_step = max(_number(record, "env_step") or 0 for record in (train, last))
-    if state in ("stopped", "done", "failed", "waiting"):
-        env_step = max(env_step, _number(status, "env_step") or 0)
     total = _number(config, "train_steps") or _number(queued, "train_steps")
     evaluations, *_ = read_evaluations(folder / "eval.csv")
     last_return = evaluations[-1].reward if evaluations else _number(train, "episode_reward")
@@ -99,7 +97,7 @@ def read_progress(folder: Path, slurm_jobs: Mapping[str, str] | None = None) -> 
         key=_key(folder, config or queued),
         state=state,
         reason=reason,
-        env_step=int(env_step),
+        env_step=env_step_of(folder),
         train_steps=None if total is None else int(total),
         last_return=last_return,
         elapsed_seconds=_number(last, "elapsed_seconds"),
@@ -132,6 +130,12 @@ def _state(
             return "running", "starting"
         return "waiting", f"in the queue of process {queued.get('pid')}"
     return state, reason
+
+
+def env_step_of(folder: Path) -> int:
+    """How far the run is: at its last record, or where it began or ended after that."""
+    steps = (_number(last, "env_step") for last in (last_record(folder), read_status(folder)))
+    return int(max(step or 0 for step in steps))
 
 
 def slurm_job_of(folder: Path) -> str:
@@ -174,10 +178,12 @@ def _left_seconds(folder: Path, total: float | None) -> float | None:
     if step <= first_step or seconds <= first_seconds:
         return None
     left = (total - step) * (seconds - first_seconds) / (step - first_step)
-    try:
-        since = time.time() - (folder / "metrics.jsonl").stat().st_mtime
-    except OSError:
-        since = 0.0
+    # a run that has been resumed writes its status before it adds to its records
+    times = [0.0]
+    for name in ("metrics.jsonl", FILE_NAME):
+        with suppress(OSError):
+            times.append((folder / name).stat().st_mtime)
+    since = time.time() - max(times)
     return max(0.0, left - max(0.0, since))
 
 

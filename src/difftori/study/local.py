@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import IO
 
-from difftori.report.runs import last_record
+from difftori.report.progress import env_step_of
 from difftori.run.console import ConsoleReporter
 from difftori.run.lock import holder_of
 from difftori.run.status import CONSOLE_FILE, describe, one_line
@@ -48,7 +48,7 @@ class LocalStudy:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         """of the runs that are going on, by the number of their job"""
         self._stopping = self._killing = False
-        self._steps = {job.number: _env_step(job) for job in jobs}
+        self._steps = {job.number: env_step_of(job.folder) for job in jobs}
 
     def run(self) -> list[Outcome]:
         """How each run ended, in the order in which they did; prints a line for each."""
@@ -123,7 +123,7 @@ class LocalStudy:
         with self._lock:
             del self._processes[job.number]
         unmark_queued(job)
-        self._steps[job.number] = _env_step(job)
+        self._steps[job.number] = env_step_of(job.folder)
         return ended(
             job,
             process.pid,
@@ -166,7 +166,7 @@ class LocalStudy:
         while not ended_all.wait(LOOK_EVERY_SECONDS):
             by_number = {job.number: job for job in self._jobs}
             for number in list(self._processes):
-                self._steps[number] = _env_step(by_number[number])
+                self._steps[number] = env_step_of(by_number[number].folder)
             running = f"{len(self._processes)} running"
             hint = "stopping, Ctrl-C again kills: " if self._stopping else ""
             self._console.phase(hint + running)
@@ -204,9 +204,3 @@ class LocalStudy:
             # not through the console: this may have interrupted one of its lines
             with suppress(OSError):
                 os.write(sys.stderr.fileno(), text.encode())
-
-
-def _env_step(job: Job) -> int:
-    record = last_record(job.folder) or {}
-    step = record.get("env_step")
-    return step if isinstance(step, int) else 0

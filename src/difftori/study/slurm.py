@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from difftori.report.progress import listed_slurm_jobs, read_progress
+from difftori.report.progress import env_step_of, listed_slurm_jobs, read_progress
 from difftori.run.console import ConsoleReporter
 from difftori.run.signals import RESUME_EXIT_CODE
 from difftori.study.jobs import Job
@@ -41,7 +41,7 @@ def follow(
     total = ended + len(jobs)
 
     def env_steps() -> int:
-        return sum(read_progress(job.folder).env_step for job in jobs.values())
+        return sum(env_step_of(job.folder) for job in jobs.values())
 
     train_steps = sum(job.config.run.train_steps for job in jobs.values())
     console.start(train_steps, "env steps", env_steps())
