@@ -31,7 +31,8 @@ class GuardedAdam:
         scale = (self._max_norm / (norm + 1e-6)).clamp(max=1.0)
         clipped = torch._foreach_mul(list(gradients), scale)
         for parameter, gradient in zip(self.parameters, clipped, strict=True):
-            parameter.grad = gradient
+            # The fused step reads memory in order; compiled convolutions order theirs otherwise.
+            parameter.grad = gradient.contiguous()
         for group in self._adam.param_groups:
             group["lr"] = lr
         # The fused step reads this flag, made for gradient scalers, and leaves all as it is if set.
