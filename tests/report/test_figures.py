@@ -61,9 +61,7 @@ def test_each_picture_has_its_tables(tmp_path: Path) -> None:
     shares = {row["threshold"]: row["share"] for row in profile if row["method"] == "back_plan"}
     assert (shares["0.39"], shares["0.40"], shares["0.60"]) == ("1", "0.5", "0")
 
-
-def test_the_curves_can_be_overlaid_like_published_ones(tmp_path: Path) -> None:
-    make(Request(study(tmp_path / "logs"), tmp_path / "out"))
+    # and can be overlaid like a published one
     curves, problems = read_published(tmp_path / "out/curves-dmcontrol-state.csv")
     assert problems == []
     key = min(curves)

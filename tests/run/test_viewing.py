@@ -132,6 +132,14 @@ def test_a_failure_leaves_no_video(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_episode_that_did_not_begin_has_no_video(tmp_path: Path) -> None:
+    viewer = Viewer(lambda moment: moment.frame, video=tmp_path / "x.mp4", window=None, fps=10)
+    with viewer:
+        pass
+    assert "no frames" in str(viewer.error)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_video_that_cannot_be_written_loses_no_score(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,7 @@ DOTTED: dict[str, Any] = {"linestyle": (0, (1, 1.2)), "linewidth": 1.0}
 PARTIAL = "some seeds only"
 COLUMN_INCHES = 3.4
 PAGE_INCHES = 7.0
+LEGEND_LINE_INCHES = 0.145
 METRIC_NAMES: Mapping[Metric, str] = {"mean": "mean", "iqm": "IQM"}
 
 
@@ -190,7 +191,7 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
     rows = math.ceil(count / columns)
     width = {1: COLUMN_INCHES, 2: 5.2}.get(columns, PAGE_INCHES)
     height = {1: 2.2, 2: 2.0, 3: 1.75, 4: 1.35, 5: 1.1}[columns]
-    figure = Figure(figsize=(width, rows * height + 0.55), layout="constrained")
+    figure = Figure(figsize=(width, rows * height + 0.45), layout="constrained")
     panels = [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
     if columns == 5:
         for axes in panels:
@@ -275,8 +276,11 @@ def _legend(figure: Figure, panels: Sequence[Axes], order: Sequence[str]) -> Non
     handles = [found[name] for name in names]
     room = 0.98 * figure.get_figwidth() * figure.dpi
     renderer = FigureCanvasAgg(figure).get_renderer()
+    height = figure.get_figheight()
     for columns in range(min(len(names), 6), 0, -1):
         legend = figure.legend(handles, names, loc="outside upper center", ncols=columns)
         if columns == 1 or legend.get_window_extent(renderer).width <= room:
+            # lines of the legend make the figure taller, not its panels lower
+            figure.set_figheight(height + LEGEND_LINE_INCHES * math.ceil(len(names) / columns))
             return
         legend.remove()

@@ -81,8 +81,8 @@ class Viewer:
         failure = error or self.error
         try:
             self._writer.__exit__(type(failure) if failure else None, failure, traceback)
-        except OSError as problem:
-            self.error = self.error or problem
+        except (OSError, ValueError) as problem:  # or no frames: the episode did not begin
+            self.error = self.error or OSError(str(problem))
 
 
 def composer(agent: Agent, *, size: int, plan_overlay: bool) -> Callable[[Moment], np.ndarray]:
