@@ -80,7 +80,9 @@ def test_published_curves_stand_in_picture_and_tables(
     )
     make(Request(study(tmp_path / "logs"), tmp_path / "out", published=path))
     table = (tmp_path / "out/curves-dmcontrol-state.md").read_text()
-    assert "| cup-catch | 30 | 500 [400, 600] | 250 [200, 300] | 300 ± 5 |" in table
+    assert "| method | cup-catch at 30 | walker-run at 30 |" in table
+    assert "| back_plan | 500 [400, 600] | 500 [400, 600] |" in table
+    assert "| A | 300 ± 5 | 500 |" in table
     assert (
         "| A | published | 30 | 0.400 |"
         in (tmp_path / "out/aggregate-dmcontrol-state.md").read_text()
