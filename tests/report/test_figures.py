@@ -61,9 +61,7 @@ def test_each_picture_has_its_tables(tmp_path: Path) -> None:
     shares = {row["threshold"]: row["share"] for row in profile if row["method"] == "back_plan"}
     assert (shares["0.39"], shares["0.40"], shares["0.60"]) == ("1", "0.5", "0")
 
-
-def test_the_curves_can_be_overlaid_like_published_ones(tmp_path: Path) -> None:
-    make(Request(study(tmp_path / "logs"), tmp_path / "out"))
+    # and can be overlaid like a published one
     curves, problems = read_published(tmp_path / "out/curves-dmcontrol-state.csv")
     assert problems == []
     key = min(curves)
@@ -82,7 +80,9 @@ def test_published_curves_stand_in_picture_and_tables(
     )
     make(Request(study(tmp_path / "logs"), tmp_path / "out", published=path))
     table = (tmp_path / "out/curves-dmcontrol-state.md").read_text()
-    assert "| cup-catch | 30 | 500 [400, 600] | 250 [200, 300] | 300 ± 5 |" in table
+    assert "| method | cup-catch at 30 | walker-run at 30 |" in table
+    assert "| back_plan | 500 [400, 600] | 500 [400, 600] |" in table
+    assert "| A | 300 ± 5 | 500 |" in table
     assert (
         "| A | published | 30 | 0.400 |"
         in (tmp_path / "out/aggregate-dmcontrol-state.md").read_text()

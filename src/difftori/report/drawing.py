@@ -59,6 +59,7 @@ DOTTED: dict[str, Any] = {"linestyle": (0, (1, 1.2)), "linewidth": 1.0}
 PARTIAL = "some seeds only"
 COLUMN_INCHES = 3.4
 PAGE_INCHES = 7.0
+LEGEND_LINE_INCHES = 0.145
 METRIC_NAMES: Mapping[Metric, str] = {"mean": "mean", "iqm": "IQM"}
 
 
@@ -85,7 +86,7 @@ def draw_curves(
         for index, name in enumerate(names):
             curve = published.get(PublishedKey(name, task, sheet.modality))
             if curve is not None:
-                _published_line(axes, curve.mean.steps, curve.mean.scores, index, name)
+                _published_line(axes, curve.mean.steps, curve.mean.scores, index, name, end)
                 if len(names) == 1:
                     low, high = curve.mean.scores - curve.std, curve.mean.scores + curve.std
                     axes.fill_between(
@@ -124,7 +125,7 @@ def draw_aggregate(sheet: Sheet, result: Aggregate, *, metric: Metric, end: int)
         _line(axes, curve.steps, curve.estimate, complete, order.index(curve.label), label)
     names = [f"{c.label} (mean)" if metric != "mean" else c.label for c in result.published]
     for index, (curve, name) in enumerate(zip(result.published, names, strict=True)):
-        _published_line(axes, curve.steps, curve.estimate.value, index, name)
+        _published_line(axes, curve.steps, curve.estimate.value, index, name, end)
     axes.set_title(f"{len(result.tasks)} tasks")
     _steps_axis(axes, end)
     axes.set_ylim(-0.03, 1.03)
@@ -190,7 +191,7 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
     rows = math.ceil(count / columns)
     width = {1: COLUMN_INCHES, 2: 5.2}.get(columns, PAGE_INCHES)
     height = {1: 2.2, 2: 2.0, 3: 1.75, 4: 1.35, 5: 1.1}[columns]
-    figure = Figure(figsize=(width, rows * height + 0.55), layout="constrained")
+    figure = Figure(figsize=(width, rows * height + 0.45), layout="constrained")
     panels = [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
     if columns == 5:
         for axes in panels:
@@ -245,10 +246,13 @@ def _partial(
     axes.plot([], [], color="#555555", label=PARTIAL, **DOTTED)
 
 
-def _published_line(axes: Axes, steps: Steps, means: Array, index: int, name: str) -> None:
+def _published_line(
+    axes: Axes, steps: Steps, means: Array, index: int, name: str, end: int
+) -> None:
+    shown = steps <= end
     axes.plot(
-        steps, means, color=MUTED[index % len(MUTED)], linestyle=(0, (4, 1.5)), linewidth=0.8,
-        marker=MARKERS[index % len(MARKERS)], markersize=2.4, label=name, zorder=2,
+        steps[shown], means[shown], color=MUTED[index % len(MUTED)], linestyle=(0, (4, 1.5)),
+        marker=MARKERS[index % len(MARKERS)], linewidth=0.8, markersize=2.4, label=name, zorder=2,
     )  # fmt: skip
 
 
@@ -260,8 +264,9 @@ def _seed_count(curves: Mapping[Cell, CellCurve], method: Method) -> str:
 
 
 def _steps_axis(axes: Axes, end: int, *, small: bool = False) -> None:
-    axes.set_xlim(0, 1.02 * end)
-    axes.xaxis.set_major_locator(MaxNLocator(2 if small else 5, steps=[1, 2, 2.5, 5, 10]))
+    axes.set_xlim(0, 1.02 * end)  # room for half a marker
+    locator = MaxNLocator(2 if small else 5, steps=[1, 2, 2.5, 5, 10])
+    axes.set_xticks([tick for tick in locator.tick_values(0, end) if tick <= end])
     axes.xaxis.set_major_formatter(FuncFormatter(format_steps))
 
 
@@ -275,8 +280,11 @@ def _legend(figure: Figure, panels: Sequence[Axes], order: Sequence[str]) -> Non
     handles = [found[name] for name in names]
     room = 0.98 * figure.get_figwidth() * figure.dpi
     renderer = FigureCanvasAgg(figure).get_renderer()
+    height = figure.get_figheight()
     for columns in range(min(len(names), 6), 0, -1):
         legend = figure.legend(handles, names, loc="outside upper center", ncols=columns)
         if columns == 1 or legend.get_window_extent(renderer).width <= room:
+            # lines of the legend make the figure taller, not its panels lower
+            figure.set_figheight(height + LEGEND_LINE_INCHES * math.ceil(len(names) / columns))
             return
         legend.remove()

@@ -106,7 +106,7 @@ class Sheet:
             if cell.task == task
             for run in runs.values()
         }
-        return max(min(float(length or unit), unit) for length in lengths)
+        return max((min(float(length or unit), unit) for length in lengths), default=unit)
 
     def label(self, method: Method) -> str:
         """The method's name, as short as tells it from the sheet's others."""
