@@ -43,7 +43,8 @@ def test_a_run_with_one_evaluation_does_not_thin_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "text"), [(0, "0"), (512, "512"), (20_000, "20k"), (1_500_000, "1.5M")]
+    ("step", "text"),
+    [(0, "0"), (512, "512"), (1792, "1,792"), (2500, "2.5k"), (20_000, "20k"), (1_500_000, "1.5M")],
 )
 def test_steps_are_short(step: int, text: str) -> None:
     assert format_steps(step) == text

@@ -58,3 +58,12 @@ def test_where_some_seeds_have_no_value_a_line_is_not_solid() -> None:
     assert np.asarray(solid.get_xdata()).tolist() == [100_000, 200_000]
     (band,) = axes.collections
     assert band.get_paths()[0].vertices[:, 0].max() == 200_000
+
+
+@pytest.mark.parametrize("tasks", [1, 6])
+def test_the_axis_names_its_end(tasks: int) -> None:
+    axes = curves_figure(tasks, methods=1).axes[0]
+    ticks = [axes.xaxis.get_major_formatter()(tick, 0) for tick in axes.get_xticks()]
+    assert ticks[0] == "0"
+    assert ticks[-1] == "500k"
+    assert len(ticks) == (3 if tasks > 2 else 6)

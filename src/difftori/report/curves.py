@@ -12,10 +12,12 @@ Steps = NDArray[np.int64]
 
 
 def format_steps(step: float, _position: object = None) -> str:
-    """``0``, ``500``, ``20k``, ``1.5M``."""
+    """``0``, ``512``, ``1,792``, ``20k``, ``1.5M``."""
     if abs(step) >= 1e6:
         return f"{step / 1e6:g}M"
-    return f"{step / 1e3:g}k" if abs(step) >= 1e3 else f"{step:g}"
+    if abs(step) >= 1e4 or (step and step % 100 == 0 and abs(step) >= 1e3):
+        return f"{step / 1e3:g}k"
+    return f"{step:,.0f}"
 
 
 @dataclass(frozen=True)

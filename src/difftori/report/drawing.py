@@ -86,7 +86,7 @@ def draw_curves(
         for index, name in enumerate(names):
             curve = published.get(PublishedKey(name, task, sheet.modality))
             if curve is not None:
-                _published_line(axes, curve.mean.steps, curve.mean.scores, index, name)
+                _published_line(axes, curve.mean.steps, curve.mean.scores, index, name, end)
                 if len(names) == 1:
                     low, high = curve.mean.scores - curve.std, curve.mean.scores + curve.std
                     axes.fill_between(
@@ -125,7 +125,7 @@ def draw_aggregate(sheet: Sheet, result: Aggregate, *, metric: Metric, end: int)
         _line(axes, curve.steps, curve.estimate, complete, order.index(curve.label), label)
     names = [f"{c.label} (mean)" if metric != "mean" else c.label for c in result.published]
     for index, (curve, name) in enumerate(zip(result.published, names, strict=True)):
-        _published_line(axes, curve.steps, curve.estimate.value, index, name)
+        _published_line(axes, curve.steps, curve.estimate.value, index, name, end)
     axes.set_title(f"{len(result.tasks)} tasks")
     _steps_axis(axes, end)
     axes.set_ylim(-0.03, 1.03)
@@ -246,10 +246,13 @@ def _partial(
     axes.plot([], [], color="#555555", label=PARTIAL, **DOTTED)
 
 
-def _published_line(axes: Axes, steps: Steps, means: Array, index: int, name: str) -> None:
+def _published_line(
+    axes: Axes, steps: Steps, means: Array, index: int, name: str, end: int
+) -> None:
+    shown = steps <= end
     axes.plot(
-        steps, means, color=MUTED[index % len(MUTED)], linestyle=(0, (4, 1.5)), linewidth=0.8,
-        marker=MARKERS[index % len(MARKERS)], markersize=2.4, label=name, zorder=2,
+        steps[shown], means[shown], color=MUTED[index % len(MUTED)], linestyle=(0, (4, 1.5)),
+        marker=MARKERS[index % len(MARKERS)], linewidth=0.8, markersize=2.4, label=name, zorder=2,
     )  # fmt: skip
 
 
@@ -261,8 +264,9 @@ def _seed_count(curves: Mapping[Cell, CellCurve], method: Method) -> str:
 
 
 def _steps_axis(axes: Axes, end: int, *, small: bool = False) -> None:
-    axes.set_xlim(0, 1.02 * end)
-    axes.xaxis.set_major_locator(MaxNLocator(2 if small else 5, steps=[1, 2, 2.5, 5, 10]))
+    axes.set_xlim(0, 1.02 * end)  # room for half a marker
+    locator = MaxNLocator(2 if small else 5, steps=[1, 2, 2.5, 5, 10])
+    axes.set_xticks([tick for tick in locator.tick_values(0, end) if tick <= end])
     axes.xaxis.set_major_formatter(FuncFormatter(format_steps))
 
 
