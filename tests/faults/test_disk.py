@@ -87,7 +87,7 @@ def assert_said_how_much_is_needed(err: str) -> None:
 def test_a_disk_that_is_full_for_a_while_changes_nothing(
     tmp_path: Path, small_disk: Path, finished_run: Path
 ) -> None:
-    child = start(train_on_a_full_disk, small_disk, 10, 30, None, log=tmp_path / "log")
+    child = start(train_on_a_full_disk, small_disk, 10, 40, None, log=tmp_path / "log")
     assert child.wait() == 0, child.err
     assert_said_how_much_is_needed(child.err)
     assert child.err.count("cannot write") > 2, "it was not tried again"
