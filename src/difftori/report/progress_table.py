@@ -20,6 +20,7 @@ _STYLES = {
     "done": "green",
 }
 _RIGHT = {"seed", "env steps", "%", "return", "took", "left"}
+_FOLDED = {"task", "mode", "experiment", "why"}
 _ALWAYS = {"task", "mode", "seed", "state"}
 """columns that are shown even if they hold nothing, or the same in each row"""
 
@@ -68,13 +69,13 @@ def totals(runs: Sequence[RunProgress]) -> str:
 
 def _draw(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in header:
-        right = name in _RIGHT
+    for name, *cells in zip(header, *rows, strict=True):
+        # on a narrow terminal names are folded, numbers never cut
         table.add_column(
             name,
-            justify="right" if right else "left",
-            no_wrap=name != "why",
-            overflow="fold" if name == "why" else "ellipsis",
+            justify="right" if name in _RIGHT else "left",
+            min_width=None if name in _FOLDED else max(map(len, [name, *cells])),
+            overflow="fold",
         )
     for row in rows:
         style = _STYLES[row[header.index("state")]]
