@@ -12,7 +12,7 @@ train: setup
 	$(BIN)/python src/train.py $(ARGS)
 
 test: setup-dev lint types
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 3 --dist worksteal tests
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -32,6 +32,7 @@ def main(cfg: DictConfig) -> int:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = cli.rename_tasks(sys.argv[1:])
     cli.refuse_unknown_words(sys.argv[1:])
     cli.refuse_missing_launchers(sys.argv[1:])
     cli.quietly_interruptible(main)

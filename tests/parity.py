@@ -10,7 +10,7 @@ the largest deviation of each quantity; exits 1 if any exceeds its tolerance.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from difftori.compiling import Compiler
 from difftori.config import Config, compose
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient
@@ -60,9 +61,11 @@ class Case:
     hyper: dict[str, Any]
     weights: dict[str, dict[str, Tensor]]
     data: dict[str, Tensor]
+    overrides: Sequence[str] = ()
+    """keys of the command line, such as ``compile=true``"""
 
     @classmethod
-    def load(cls, json_path: Path) -> "Case":
+    def load(cls, json_path: Path, overrides: Sequence[str] = ()) -> "Case":
         with np.load(json_path.with_suffix(".npz")) as arrays:
             data = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
         return cls(
@@ -70,6 +73,7 @@ class Case:
             hyper=json.loads(json_path.read_text()),
             weights=torch.load(json_path.with_suffix(".pt"), weights_only=True),
             data=data,
+            overrides=overrides,
         )
 
     def config(self, mode: str) -> Config:
@@ -77,7 +81,13 @@ class Case:
         known |= {"device": "cpu", "augmentation": "none", "clip_actions": False}
         known |= {"theseus_start_step": 0, "seed_steps": 0}
         modality = known.pop("modality")
-        return compose(f"mode={mode}", f"modality={modality}", **known)
+        return compose(f"mode={mode}", f"modality={modality}", *self.overrides, **known)
+
+    def compiler(self, config: Config) -> Compiler:
+        def fail(text: str) -> None:
+            raise RuntimeError(text)
+
+        return Compiler(config.run.compile, warn=fail)
 
     def model(self, config: Config) -> WorldModel:
         shape = tuple(self.hyper["obs_shape"])
@@ -121,7 +131,7 @@ def act(actor: Actor, obs: Tensor, differentiate: bool) -> Any:
 
 def check_theseus_forward(case: Case) -> Iterator[Deviation]:
     config = case.config("theseus_forward")
-    actor = Actor(case.model(config), config)
+    actor = Actor(case.model(config), config, case.compiler(config))
     actions = torch.cat([act(actor, obs, False).action for obs in case.data["plan/obs"]])
     yield absolute("theseus_forward/action", actions, case.data["theseus_forward/action"])
 
@@ -129,7 +139,7 @@ def check_theseus_forward(case: Case) -> Iterator[Deviation]:
 def check_back_plan(case: Case) -> Iterator[Deviation]:
     config, data = case.config("back_plan"), case.data
     model = case.model(config)
-    actor = Actor(model, config)
+    actor = Actor(model, config, case.compiler(config))
     plan_gradient = PlanGradient(model, config.plan_gradient, max_nonfinite=1)
     actions, losses = [], []
     for obs in data["plan/obs"]:
@@ -142,13 +152,13 @@ def check_back_plan(case: Case) -> Iterator[Deviation]:
     prefix = "back_plan/grad/"
     theirs = {key.removeprefix(prefix): value for key, value in data.items() if prefix in key}
     yield gradient_deviation(gradient, theirs)
-    applied = plan_gradient.apply()
+    applied = plan_gradient.apply(0)
     total = torch.tensor(applied["total_a_loss"])
     yield absolute("back_plan/total_a_loss", total, data["back_plan/total_a_loss"])
     norm, their_norm = applied["grad_norm_a"], float(data["back_plan/grad_norm"])
     relative = abs(norm - their_norm) / their_norm if their_norm else abs(norm)
     yield Deviation("back_plan/grad_norm", relative, GRADIENT, "relative")
-    yield from parameter_deviations("back_plan/after/", model, data, config.learner.lr)
+    yield from parameter_deviations("back_plan/after/", model, data, config.learner.lr(0))
 
 
 def gradient_deviation(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Deviation:
@@ -166,7 +176,13 @@ def gradient_deviation(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> De
 def check_update(case: Case) -> Iterator[Deviation]:
     config, data = case.config("default"), case.data
     model = case.model(config)
-    learner = Learner(model, config.learner, generator=torch.Generator(), max_nonfinite=1)
+    learner = Learner(
+        model,
+        config.learner,
+        generator=torch.Generator(),
+        max_nonfinite=1,
+        compiler=case.compiler(config),
+    )
     learner.target.load_state_dict(case.weights["model_target"])
     horizon = config.learner.horizon
     batch = Batch(
@@ -191,7 +207,7 @@ def check_update(case: Case) -> Iterator[Deviation]:
             yield absolute(key, ours / scale, theirs / scale)
     ours = torch.stack(priorities)
     yield absolute("update/priorities", ours, data["update/priorities"])
-    lr = config.learner.lr
+    lr = config.learner.lr(0)
     yield from parameter_deviations("update/after/model/", model, data, lr)
     yield from parameter_deviations("update/after/target/", learner.target, data, lr)
 
@@ -222,7 +238,10 @@ def run_case(case: Case) -> list[Deviation]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of reference cases")
-    folder = parser.parse_args(argv).folder
+    text = "keys for every case, e.g. compile=true solver=published"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+    arguments = parser.parse_args(argv)
+    folder = arguments.folder
     cases = sorted(folder.glob("*.json"))
     if not cases:
         print(f"no reference cases (NAME.json) in {folder}", file=sys.stderr)
@@ -230,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = 0
     for path in cases:
         print(f"{path.stem}")
-        for deviation in run_case(Case.load(path)):
+        for deviation in run_case(Case.load(path, arguments.overrides)):
             mark = "ok  " if deviation.ok else "FAIL"
             failed += not deviation.ok
             note = f"  ({deviation.note})" if deviation.note else ""

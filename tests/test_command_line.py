@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from runs import run_debug
+
+from difftori.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,26 +25,17 @@ def run(script: str, *arguments: str, **environment: str) -> subprocess.Complete
     )
 
 
-@pytest.mark.parametrize("mode", sorted(path.stem for path in (ROOT / "cfgs/mode").iterdir()))
-def test_each_mode_trains_and_is_scored(tmp_path: Path, mode: str) -> None:
-    done = run("train.py", "preset=debug", f"mode={mode}", "seed=3", f"log_dir={tmp_path}")
+def test_a_run_is_trained_scored_and_filmed(tmp_path: Path) -> None:
+    done = run("train.py", "preset=debug", "seed=3", f"log_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    folder = tmp_path / "cartpole-swingup" / "state" / mode / "default" / "3"
+    folder = tmp_path / "cartpole-swingup" / "state" / "back_plan" / "default" / "3"
     assert "replay buffer" in done.stdout.splitlines()[2]
-    scored = run("evaluate.py", f"run={folder}", "eval_episodes=2")
+    scored = run("evaluate.py", f"run={folder}", "eval_episodes=2", "save_video=true")
     assert scored.returncode == 0, scored.stderr
     summary = json.loads((folder / "evaluation" / "step_000000512.json").read_text())
     assert len(summary["episode_rewards"]) == 2
-
-
-def test_a_video_of_a_state_agent(tmp_path: Path) -> None:
-    small = ("preset=debug", "train_steps=128", "save_model=false", f"log_dir={tmp_path}")
-    assert run("train.py", *small).returncode == 0
-    folder = tmp_path / "cartpole-swingup" / "state" / "back_plan" / "default" / "1"
-    scored = run("evaluate.py", f"run={folder}", "eval_episodes=1", "save_video=true")
-    assert scored.returncode == 0, scored.stderr
-    assert (folder / "evaluation" / "step_000000128.mp4").stat().st_size > 1000
+    assert (folder / "evaluation" / "step_000000512.mp4").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
@@ -54,19 +48,10 @@ def test_a_video_of_a_state_agent(tmp_path: Path) -> None:
         (["horizonn=3"], "did you mean horizon"),
         (["horizon"], "expected KEY=VALUE"),
         (["~lr"], "expected KEY=VALUE"),
-        (["mode=default", "plan_gradient=episode"], "needs planner=trajectory"),
-        (["max_buffer_size=20"], "max_buffer_size=20 is too small"),
-        (["max_buffer_size=1000000000000"], "the replay buffer needs"),
-        (["horizon=40"], "horizon=40 needs episodes longer"),
-        (["modality=pixels", "camera=5"], "cannot be filmed so"),
         (["+foo=1"], "unknown key 'foo'"),
-        (["lr=abc"], "lr=abc"),
-        (["horizon=0"], "horizon=0"),
-        (["damping=-1"], "damping=-1"),
-        (["train_steps=-5"], "train_steps=-5"),
-        (["device=cuda:7"], "CUDA devices"),
         (["std_schedule=exp(1)"], "linear(START, END, STEPS)"),
-        (["start_from=nowhere.pt"], "nowhere.pt is not a file"),
+        (["lr=abc"], "lr=abc"),
+        (["max_buffer_size=1000000000000"], "the replay buffer needs"),
     ],
 )
 def test_a_wrong_word_is_refused_before_anything_starts(
@@ -76,6 +61,28 @@ def test_a_wrong_word_is_refused_before_anything_starts(
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert wanted in line
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["mode=default", "plan_gradient=episode"], "needs planner=trajectory"),
+        (["max_buffer_size=20", "batch_size=16"], "max_buffer_size=20 is too small"),
+        (["horizon=40"], "horizon=40 needs episodes longer"),
+        (["modality=pixels", "camera=5"], "cannot be filmed so"),
+        (["horizon=0"], "horizon=0"),
+        (["damping=-1"], "damping=-1"),
+        (["train_steps=-5"], "train_steps=-5"),
+        (["device=cuda:7"], "CUDA devices"),
+        (["start_from=nowhere.pt"], "nowhere.pt is not a file"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_anything_starts(
+    tmp_path: Path, arguments: list[str], wanted: str
+) -> None:
+    with pytest.raises(ConfigError, match=wanted):
+        run_debug(tmp_path, *arguments)
     assert not list(tmp_path.rglob("metrics.jsonl"))
 
 

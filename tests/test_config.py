@@ -52,6 +52,7 @@ REFUSED = [
     ("lr", -1e-3),
     ("lr", None),
     ("lr", float("nan")),
+    ("lr", "linear(1e-3, 0, 100)"),
     ("discount", 1.1),
     ("discount", -0.1),
     ("discount", float("nan")),
@@ -86,6 +87,9 @@ REFUSED = [
     ("exp_name", ".."),
     ("exp_name", ""),
     ("wandb_mode", "sometimes"),
+    ("wandb_tags", ["", "paper"]),
+    ("wandb_tags", {"paper": 1}),
+    ("wandb_tags", "x" * 65),
     ("resume", "perhaps"),
     ("value_offset", float("inf")),
 ]
@@ -252,13 +256,13 @@ def test_published_values() -> None:
         0.001,
     )
     assert config.env.action_repeat == 2
-    assert (config.run.train_steps, config.learner.lr, config.learner.batch_size) == (
+    assert (config.run.train_steps, config.learner.lr(0), config.learner.batch_size) == (
         500_000,
         1e-3,
         512,
     )
     pixels = compose("modality=pixels", device="cpu")
-    assert (pixels.run.train_steps, pixels.learner.lr, pixels.learner.batch_size) == (
+    assert (pixels.run.train_steps, pixels.learner.lr(0), pixels.learner.batch_size) == (
         1_000_000,
         3e-4,
         256,
@@ -276,6 +280,13 @@ def test_the_run_folder_holds_what_tells_runs_apart() -> None:
 # BUG: validators in front run from right to left, so the check meets the number.
 def test_an_exp_name_that_looks_like_a_number_is_a_name() -> None:
     assert change(exp_name=2024).run.exp_name == "2024"
+
+
+def test_runs_that_differ_by_their_seed_are_one_group() -> None:
+    config = compose("task=cheetah-run", device="cpu", exp_name="2024", wandb_tags="paper")
+    assert config.wandb.wandb_group == "cheetah-run-state-back_plan-2024"
+    assert config.wandb.wandb_tags == ("paper",)
+    assert compose(device="cpu", wandb_group="mine").wandb.wandb_group == "mine"
 
 
 # The files

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -48,6 +49,17 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
         for choice in value.split(",") if key in groups and "(" not in value else []:
             if choice.strip("'\" ") not in groups[key]:
                 fail(_unknown_choice(key, choice, groups[key]))
+
+
+def rename_tasks(arguments: Sequence[str]) -> list[str]:
+    """The words with ``task=metaworld-NAME``, as DiffTORI publishes it, turned to ``mw-NAME``.
+
+    Hydra chooses a task's file by its name, so this comes before Hydra reads them.
+    """
+    return [
+        re.sub(r"\bmetaworld-", "mw-", word) if re.match(r"\+*task=", word) else word
+        for word in arguments
+    ]
 
 
 def refuse_missing_launchers(arguments: Sequence[str]) -> None:

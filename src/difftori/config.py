@@ -25,6 +25,7 @@ from difftori.sections import (
     RunConfig,
     Section,
     TaskConfig,
+    TensorboardConfig,
     TrajectoryConfig,
     WandbConfig,
 )
@@ -51,6 +52,7 @@ class Config(Section):
     replay: ReplayConfig
     evaluation: EvaluationConfig
     wandb: WandbConfig
+    tensorboard: TensorboardConfig
 
     def flat(self) -> dict[str, Any]:
         """The resolved keys as they stand in ``cfgs``, in plain types."""

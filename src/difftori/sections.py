@@ -76,6 +76,8 @@ Finite = Annotated[float, _number, Field(allow_inf_nan=False)]
 Share = Annotated[float, _number, Field(ge=0, le=1)]
 ScheduleField = Annotated[Schedule, BeforeValidator(parse_schedule)]
 PositiveSchedule = Annotated[ScheduleField, AfterValidator(_all_positive)]
+FilmSize = Annotated[int, _number, Field(ge=16, le=1080)]
+FramesPerSecond = Annotated[float, _number, Field(ge=1, le=120)]
 Planner = Literal["mppi", "trajectory"]
 
 
@@ -94,6 +96,7 @@ class RunConfig(Section):
     buffer_device: str
     threads: Count | None
     log_dir: Path
+    compile: bool
     start_from: Path | None
     resume: bool
     overwrite: bool
@@ -236,8 +239,28 @@ class EvaluationConfig(Section):
     save_video: bool
 
 
+def _tags(value: object) -> object:
+    """One tag, or a list of them."""
+    if isinstance(value, (str, int, float)):
+        value = [value]
+    if isinstance(value, (list, tuple)):
+        tags = tuple(str(tag) for tag in value)
+        if all(1 <= len(tag) <= 64 for tag in tags):  # W&B refuses others when the run begins
+            return tags
+    raise ValueError("expected tags of 1 to 64 characters, as in wandb_tags=[first,second]")
+
+
 class WandbConfig(Section):
+    """The keys with a default here are younger than some runs, which can still be evaluated."""
+
     use_wandb: bool
     wandb_project: str
     wandb_entity: str | None
     wandb_mode: Literal["online", "offline"]
+    wandb_group: str | None = None
+    wandb_tags: Annotated[tuple[str, ...], BeforeValidator(_tags)] = ()
+    wandb_artifact: bool = True
+
+
+class TensorboardConfig(Section):
+    use_tensorboard: bool = False

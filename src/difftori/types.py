@@ -81,5 +81,10 @@ class Plan:
     """first action of the last iterate, unclipped, with its graph"""
     finite: Bool[Tensor, "B"] | None = None
     """False where the plan was not finite and ``action`` is a fallback"""
+    actions: Float[Tensor, "H B A"] | None = None
+    """the whole plan, detached and unclipped: the optimizer's best iterate, or the sampling
+    planner's mean"""
+    first_guess: Float[Tensor, "H B A"] | None = None
+    """where the planner began: the policy's actions, or the mean carried over"""
     stats: Mapping[str, Float[Tensor, "B"]] = field(default_factory=dict)
     """numbers worth a log line, by name"""

@@ -87,12 +87,20 @@ def test_an_early_end_is_terminated_not_truncated_and_stops_the_repeat() -> None
     )
 
 
-def test_success_at_any_repeated_step_counts() -> None:
-    script = [SimStep(0.0, False, success) for success in (False, True, False, False)]
+def test_success_is_told_now_and_at_any_environment_step_so_far() -> None:
+    script = [SimStep(0.0, False, success) for success in (False, False, True, False, False, True)]
     env = ControlEnv(Scripted(script), action_repeat=2, pixels=False)
+    for _ in range(2):  # an episode knows nothing of the one before
+        env.reset(seed=0)
+        infos = [env.step(ZERO)[4] for _ in range(3)]
+        assert [info["success"] for info in infos] == [False, False, True]
+        assert [info["success_any"] for info in infos] == [False, True, True]
+
+
+def test_a_suite_that_knows_no_success_reports_none() -> None:
+    env = scripted([0.0], repeat=1)
     env.reset(seed=0)
-    assert env.step(ZERO)[4]["success"] is True
-    assert env.step(ZERO)[4]["success"] is False
+    assert env.step(ZERO)[4].keys() == {"env_steps"}
 
 
 def test_values_that_are_not_finite_pass_unchanged() -> None:

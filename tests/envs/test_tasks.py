@@ -9,6 +9,7 @@ from difftori.envs.rendering import without_rendering
 
 with without_rendering():
     from dm_control import suite
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 ROOT = Path(__file__).parents[2]
 FILES = {path.stem: path for path in sorted((ROOT / "cfgs" / "task").glob("*.yaml"))}
@@ -39,6 +40,17 @@ BY_DOMAIN = {
     "humanoid_CMU": (2, 50, 1e-3, 0.001),
 }
 OTHERWISE = (4, 50, 1e-3, 0.001)
+METAWORLD = {
+    "suite": "metaworld",
+    "domain": "sawyer",
+    "camera": 4,  # corner4: the position that pixel papers move corner2 to
+    "action_repeat": 2,
+    "episode_length": 200,  # 100 agent steps
+    "train_steps": 1_000_000,
+    "max_iterations": 50,
+    "step_size": 1e-3,
+    "damping": 0.001,
+}
 SIZES = {
     "dog": {
         "iterations": 8,
@@ -88,3 +100,22 @@ def test_a_file_says_what_was_published(name: str) -> None:
     assert [type(value) for value in settings] == [int, int, float, float]
     sizes = SIZES.get(domain, {})
     assert {key: config[key] for key in config if key not in ALWAYS} == sizes
+
+
+def test_every_task_of_metaworld_has_a_file_under_its_short_name() -> None:
+    short = {name: config for name, config in CONFIGS.items() if config.suite == "metaworld"}
+    own = {f"mw-{name.removesuffix('-v3')}": name for name in ALL_V3_ENVIRONMENTS}
+    assert {name: config.domain_task for name, config in short.items()} == own
+    assert len(own) == 50
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if CONFIGS[n].suite == "metaworld"])
+def test_a_metaworld_file_says_what_was_published_and_the_defaults(name: str) -> None:
+    config = CONFIGS[name]
+    assert FILES[name].read_text().startswith("# @package _global_\n")
+    assert config.task == name
+    assert {k: v for k, v in config.items() if k not in ("task", "domain_task")} == METAWORLD
+
+
+def test_no_task_belongs_to_another_suite() -> None:
+    assert {config.suite for config in CONFIGS.values()} == {"dmcontrol", "metaworld"}

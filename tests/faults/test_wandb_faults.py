@@ -83,7 +83,7 @@ def test_offline_each_environment_step_is_sent_once_over_a_kill_and_a_stop(
     eval_steps = [row["env_step"] for row in rows if "eval/episode_reward" in row]
     assert train_steps == [128, 256, 384, 512]
     assert eval_steps == [256, 512]
-    assert [row["_step"] for row in rows] == list(range(6))
+    assert [row["_step"] for row in rows] == [128, 256, 257, 384, 512, 513]
     files = list(folder.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 3
     for path in files:

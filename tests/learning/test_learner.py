@@ -57,6 +57,16 @@ def test_an_update_moves_every_network(modality: str) -> None:
     }
 
 
+def test_the_step_size_follows_its_schedule(model: WorldModel) -> None:
+    """Adam's first step has the size of the learning rate, whatever the gradient."""
+    for step, size in ((0, 1e-2), (50, 6e-3), (1000, 2e-3)):
+        config = tiny_config(lr="linear(1e-2, 2e-3, 100)", **STILL)
+        learner, before = new_learner(model, config), snapshot(model)
+        learner.update(random_batch(), step)
+        moves = [(before[n] - value).abs().max() for n, value in model.state_dict().items()]
+        assert max(moves).item() == pytest.approx(size, rel=1e-3)
+
+
 def test_every_parameter_moves(model: WorldModel, config: Config) -> None:
     learner, before = new_learner(model, config), snapshot(model)
     for step in range(3):
@@ -88,7 +98,7 @@ def test_targets_take_no_gradients(model: WorldModel, config: Config) -> None:
 def test_the_policy_step_moves_the_policy_alone(model: WorldModel, config: Config) -> None:
     learner, before = new_learner(model, config), snapshot(model)
     latents = model.encode(random_batch().obs).detach().unsqueeze(0)
-    learner._update_policy(latents)
+    learner._update_policy(latents, 1e-3)
     assert moved(before, model) == {"_pi"}
     assert all(p.grad is None for p in model.parameters())
 
@@ -97,7 +107,7 @@ def test_the_model_step_leaves_the_policy(
     model: WorldModel, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner, before = new_learner(model, config), snapshot(model)
-    monkeypatch.setattr(learner, "_update_policy", lambda latents: torch.zeros(()))
+    monkeypatch.setattr(learner, "_update_policy", lambda *_: torch.zeros(()))
     learner.update(random_batch(), step=1)
     assert moved(before, model) == NETWORKS - {"_pi"}
 
@@ -107,7 +117,7 @@ def test_the_policy_learns_to_raise_the_critics_value() -> None:
     model = tiny_model(config)
     learner = new_learner(model, config)
     latents = model.encode(random_batch(size=16).obs).detach().unsqueeze(0)
-    losses = [learner._update_policy(latents).item() for _ in range(50)]
+    losses = [learner._update_policy(latents, 1e-3).item() for _ in range(50)]
     assert losses[-1] < losses[0] - 0.01
 
 

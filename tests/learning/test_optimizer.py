@@ -88,3 +88,12 @@ def test_a_loaded_state_is_not_shared() -> None:
     second.step(gradients(1), lr=1e-2)
     # BUG: the moments are taken over by reference, and stepped in place.
     assert torch.equal(state["0"]["exp_avg"], kept)
+
+
+def test_gradients_in_another_memory_order_are_read_right() -> None:
+    """A compiled convolution hands back its weight's gradient with the channels last."""
+    values = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    ordered, other = (nn.Parameter(torch.zeros(4, 3, 5, 5)) for _ in range(2))
+    GuardedAdam([ordered], 1.0).step([values], lr=1e-2)
+    GuardedAdam([other], 1.0).step([values.contiguous(memory_format=torch.channels_last)], lr=1e-2)
+    assert torch.equal(ordered, other)

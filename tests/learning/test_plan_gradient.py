@@ -108,7 +108,7 @@ def test_the_step_is_clipped(model: WorldModel) -> None:
     accumulate(plan_gradient, model, config, 0)
     plan_gradient.apply(0)
     change = max((before[n] - value).abs().max() for n, value in model.state_dict().items())
-    assert 0 < change < 0.2 * config.plan_gradient.lr
+    assert 0 < change < 0.2 * config.plan_gradient.lr(0)
 
 
 def test_plans_at_the_bound_count_as_zero_gradients(model: WorldModel) -> None:

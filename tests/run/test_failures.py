@@ -86,7 +86,7 @@ def test_a_bad_weight_stops_the_run_and_never_reaches_a_checkpoint(
 def test_a_bad_gradient_is_dropped_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Learner._model_loss
+    original = Learner._loss_on
     calls = 0
 
     def spoil(self: Learner, batch: Any) -> Any:
@@ -96,6 +96,6 @@ def test_a_bad_gradient_is_dropped_and_counted(
             batch.reward[0, 0] = torch.nan
         return original(self, batch)
 
-    monkeypatch.setattr(Learner, "_model_loss", spoil)
+    monkeypatch.setattr(Learner, "_loss_on", spoil)
     assert run_debug(tmp_path) == 0
     assert records(run_folder(tmp_path), "train")[-1]["updates_dropped"] == 2

@@ -22,9 +22,11 @@ from pathlib import Path
 from difftori.run.lock import RunLock, RunLockedError
 try:
     with RunLock(Path(sys.argv[1])):
-        child = os.fork() if "fork" in sys.argv else 0
-        if child or "fork" not in sys.argv:
-            print(child, flush=True)
+        parent = os.getpid()
+        if "fork" in sys.argv:
+            os.fork()
+        if "fork" not in sys.argv or os.getpid() != parent:
+            print(os.getpid(), flush=True)
         sys.stdin.readline()
 except RunLockedError as error:
     sys.exit(f"refused: {error}")

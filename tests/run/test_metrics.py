@@ -298,6 +298,32 @@ def test_any_failures_leave_whole_lines_in_order(
         assert text == "\n".join(["h", *expected]) + "\n"
 
 
+def test_a_tracker_that_comes_later_gets_the_earlier_records(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, console=Screen().console)
+    metrics.log(train(1, loss=float("inf"), grad_norm_a=3.0), "train")
+    metrics.log({"env_step": 500, "episode_reward": 2.0}, "eval")
+    (tmp_path / "videos").mkdir()
+    video = tmp_path / "videos" / "eval_000000500.mp4"
+    video.touch()
+    metrics.log(train(2), "train")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write("[1]\n3\n{}\nnonsense\n")
+    tracker = RecordingTracker()
+    metrics.attach([tracker])
+    metrics.log(train(3), "train")
+    steps = [(next(iter(row)).split("/")[0], step) for row, step in tracker.rows]
+    assert steps == [("train", 500), ("eval", 500), ("train", 1000), ("train", 1500)]
+    first = tracker.rows[0][0]
+    assert np.isnan(first.pop("train/loss"))
+    assert first == {
+        "train/episode": 1,
+        "train/episode_reward": 1.5,
+        "train/grad_norm_a": 3.0,
+        "planner/grad_norm_a": 3.0,
+    }
+    assert tracker.other == [("video", video, 500)]
+
+
 def test_the_rest_is_handed_to_the_trackers(tmp_path: Path) -> None:
     tracker = RecordingTracker()
     metrics = Metrics(tmp_path, console=Screen().console, trackers=[tracker])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,22 @@ from typing import Any
 
 import pytest
 
-from difftori.run.trackers import Tracker, WandbTracker, run_id, start_wandb
+from difftori.run import wandb_files
+from difftori.run.trackers import (
+    FLUSH_SECONDS,
+    Tracker,
+    WandbTracker,
+    named,
+    run_id,
+    start_wandb,
+)
 
 SOURCE = Path(__file__).parents[2] / "src"
 
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
-from difftori.run.trackers import FLUSH_SECONDS, run_id, start_wandb
+from difftori.run.trackers import run_id, start_wandb
 
 folder, job = Path(sys.argv[1]), json.loads(sys.argv[2])
 tracker = start_wandb(
@@ -29,10 +38,10 @@ if tracker is not None:
     for category, step in job["records"]:
         tracker.log({f"{category}/reward": float(step), f"{category}/nan": float("nan")}, step)
     if job.get("video"):
-        tracker.video(Path(job["video"]), 500)
-        tracker.artifact(Path(job["video"]), "a video")
+        tracker.video(Path(job["video"]), 2000)
+        tracker.artifact(Path(job["video"]), "a model")
     if job.get("kill"):
-        time.sleep(2 * FLUSH_SECONDS)
+        time.sleep(job["kill"])
         os.kill(os.getpid(), signal.SIGKILL)
     tracker.summary({"best": 2.0})
     tracker.close(0)
@@ -100,15 +109,17 @@ def sent_rows(folder: Path) -> list[list[dict[str, Any]]]:
 def test_offline_records_reach_the_file_once_over_a_kill_and_a_resume(tmp_path: Path) -> None:
     video = tmp_path / "v.mp4"
     video.write_bytes(b"not looked at")
-    run(tmp_path, records=[("eval", 0), ("train", 500), ("train", 1000), ("eval", 1000)], kill=True)
+    records = [("eval", 0), ("train", 500), ("train", 1000), ("eval", 1000)]
+    run(tmp_path, records=records, kill=2 * FLUSH_SECONDS)
     # resumed from a checkpoint at 500: the rows of 1000 come again
-    again = [("train", 1000), ("eval", 1000), ("train", 1500), ("train", 2000)]
+    again = [*records, ("train", 1500), ("train", 2000)]
     assert run(tmp_path, records=again, video=str(video)) == ["tracker True"]
 
     before, after = sent_rows(tmp_path)
+    assert [row["env_step"] for row in before] == [0, 500, 1000, 1000]
     rows = before + after
-    assert [row["_step"] for row in rows] == [0, 1, 2, 3, 4, 5, 6]
-    assert [row["env_step"] for row in rows] == [0, 500, 1000, 1000, 1500, 2000, 500]
+    assert [row["_step"] for row in rows] == [1, 500, 1000, 1001, 1500, 2000, 2002]
+    assert [row["env_step"] for row in rows] == [0, 500, 1000, 1000, 1500, 2000, 2000]
     assert [row.get("train/reward") for row in rows] == [None, 500, 1000, None, 1500, 2000, None]
     assert [row.get("eval/reward") for row in rows] == [0, None, None, 1000, None, None, None]
 
@@ -116,13 +127,58 @@ def test_offline_records_reach_the_file_once_over_a_kill_and_a_resume(tmp_path: 
     records = wandb_records(path)
     (begun,) = [record.run for record in records if record.HasField("run")]
     assert (begun.run_id, begun.project, begun.run_group) == (run_id(tmp_path), "p", "g")
+    assert (begun.display_name, list(begun.tags), begun.job_type) == ("n", ["t"], "train")
     metrics = [record.metric for record in records if record.HasField("metric")]
     assert any(m.glob_name == "*" and m.step_metric == "env_step" for m in metrics)
     assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
     assert [key for key in rows[-1] if key.startswith("eval/video")]
-    kept = {record.request.log_artifact.artifact.name for record in records}
-    kept |= {record.artifact.name for record in records}
-    assert "a-video" in kept
+    kept = [record.artifact for record in records if record.HasField("artifact")]
+    assert [(artifact.name, artifact.type) for artifact in kept] == [("a-model", "model")]
+
+
+MANY = [("train", 100 * i) for i in range(1, 400)]
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed as soon as its last row was handed to the client."""
+    folder = tmp_path_factory.mktemp("killed")
+    run(folder, records=MANY[:300], kill=0.0)
+    run(folder, records=MANY)
+    return folder
+
+
+def test_rows_that_a_kill_took_from_the_client_are_sent_by_the_next(
+    killed_and_resumed: Path,
+) -> None:
+    rows = [row["_step"] for part in sent_rows(killed_and_resumed) for row in part]
+    assert rows == [step for _, step in MANY]
+
+
+def test_a_file_is_read_back_as_far_as_it_goes(killed_and_resumed: Path, tmp_path: Path) -> None:
+    files = list(killed_and_resumed.glob("wandb/offline-run-*/*.wandb"))
+    whole = max((path.read_bytes() for path in files), key=len)
+    assert len(whole) > 32768  # records cross blocks
+    found: list[int | None] = []
+    for size in (*range(0, len(whole), len(whole) // 50), len(whole)):
+        (tmp_path / "cut").write_bytes(whole[:size])
+        found.append(wandb_files.next_step(tmp_path / "cut"))
+    numbers = [number for number in found if number is not None]
+    assert numbers == sorted(found)  # type: ignore[type-var]
+    assert (numbers[0], len(set(numbers)) > 10, numbers[-1] % 100) == (0, True, 1)
+    assert wandb_files.next_step(tmp_path / "gone") is None
+    (tmp_path / "cut").write_bytes(bytes(range(256)) * 200)
+    assert wandb_files.next_step(tmp_path / "cut") in (0, None)
+
+
+def test_a_run_whose_offline_files_were_synced_and_deleted_repeats_nothing(
+    killed_and_resumed: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(killed_and_resumed, tmp_path / "run", symlinks=True))
+    shutil.rmtree(folder / "wandb")
+    run(folder, records=[*MANY, ("eval", MANY[-1][1])])
+    (rows,) = sent_rows(folder)
+    assert [row["_step"] for row in rows] == [MANY[-1][1] + 1]
 
 
 def test_without_a_login_there_is_one_warning_that_says_what_to_do(tmp_path: Path) -> None:
@@ -216,10 +272,29 @@ def test_a_disk_that_takes_no_marker_is_no_reason_to_stop(tmp_path: Path) -> Non
     assert "wandb_sent.json" in warnings[0]
 
 
-def test_rows_go_on_where_the_server_is(tmp_path: Path) -> None:
-    fake = FakeRun(step=40)
-    tracker(fake, tmp_path).log({"train/x": 1.0}, 5)
-    assert fake.rows == [(40, {"train/x": 1.0, "env_step": 5})]
+def test_a_server_gets_what_it_lacks_and_nothing_twice(tmp_path: Path) -> None:
+    tracker(FakeRun(), tmp_path).log({"train/x": 1.0}, 900)
+    fake = FakeRun(step=501)
+    heard: list[str] = []
+    subject = WandbTracker(fake, location="", folder=tmp_path, warn=heard.append, mode="online")
+    assert "do not `wandb sync`" in heard[0]
+    for step in (400, 500, 700, 900):
+        subject.log({"train/x": 1.0}, step)
+        subject.log({"eval/x": 2.0}, step)
+    assert [row for row, _ in fake.rows] == [501, 700, 701, 900, 901]
+    assert fake.rows[0][1] == {"eval/x": 2.0, "env_step": 500}
+
+
+def test_the_planner_has_a_panel_of_its_own() -> None:
+    record = {"env_step": 1, "plan_iterations": 7.0, "reward_loss": 0.5, "share_at_bound": 0.25}
+    assert named(record, "train") == {
+        "train/plan_iterations": 7.0,
+        "train/reward_loss": 0.5,
+        "train/share_at_bound": 0.25,
+        "planner/plan_iterations": 7.0,
+        "planner/share_at_bound": 0.25,
+    }
+    assert named({"env_step": 1, "grad_norm_a": 1.0}, "eval") == {"eval/grad_norm_a": 1.0}
 
 
 def test_the_marker_belongs_to_one_run(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from difftori.config import ConfigError
 from difftori.run.signals import RESUME_EXIT_CODE, StopSignals
 from difftori.run.tree_file import load_tree
 
-MODES = ("default", "theseus_forward", "back_plan", "back_plan_per_step")
+MODES = ("default", "theseus_forward", "back_plan", "back_plan_per_step", "back_plan_replay")
 EPISODE_ENV_STEPS = 128
 """of a debug episode of cartpole-swingup"""
 
@@ -62,7 +62,7 @@ def test_evaluation_does_not_disturb_training(tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("task", ["finger-turn-hard", "reacher-hard", "swimmer-swimmer6"])
+@pytest.mark.parametrize("task", ["finger-turn-hard", "mw-bin-picking"])
 def test_a_signal_anywhere_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
@@ -75,6 +75,17 @@ def test_a_signal_anywhere_loses_nothing(
             assert run_debug(stopped, f"task={task}") == RESUME_EXIT_CODE
     assert run_debug(stopped, f"task={task}") == 0
     assert fingerprint(run_folder(stopped)) == fingerprint(run_folder(whole))
+
+
+def test_success_is_recorded_at_the_last_step_and_at_any(tmp_path: Path) -> None:
+    assert run_debug(tmp_path, "task=mw-reach", "mode=default", "train_steps=64") == 0
+    folder = run_folder(tmp_path)
+    for record in records(folder, "train") + records(folder, "eval"):
+        assert 0.0 <= record["episode_success"] <= record["episode_success_any"] <= 1.0
+    (evaluation,) = records(folder, "eval")
+    header, row = (folder / "eval.csv").read_text().splitlines()
+    assert header == "env_step,episode_reward,episode_success"
+    assert float(row.split(",")[2]) == evaluation["episode_success"]
 
 
 def _after(count: int) -> property:

@@ -15,6 +15,7 @@ MODALITIES = ("state", "pixels")
 # when it is asked for: the others need not even be installed.
 SUITES = {
     "dmcontrol": "difftori.envs.dmcontrol:make_simulator",
+    "metaworld": "difftori.envs.metaworld:make_simulator",
     "integrator": "difftori.envs.integrator:make_simulator",
 }
 

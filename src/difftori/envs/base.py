@@ -87,6 +87,7 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
         self._img_size = img_size
         self._frames: deque[np.ndarray] = deque(maxlen=frame_stack)
         self._steps_left = 0
+        self._succeeded = False
         self.action_space = gym.spaces.Box(-1.0, 1.0, (simulator.action_dim,), np.float32)
         self.obs_shape: tuple[int, ...]
         if pixels:
@@ -109,6 +110,7 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
         self._steps_left = 0
         self.simulator.reset(episode_seed)
         self._steps_left = self._max_steps
+        self._succeeded = False
         self._frames.clear()
         return self._observe(), {}
 
@@ -116,8 +118,9 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
         """Hold ``action`` for ``action_repeat`` environment steps and sum their rewards.
 
         Returns observation, reward, terminated, truncated and info; info has ``env_steps``, the
-        steps taken (fewer than the repeat at the episode's end), and ``success`` (at any of the
-        repeated steps) where the suite reports it.
+        steps taken (fewer than the repeat at the episode's end), and where the suite reports it
+        ``success`` (after the last of the repeated steps) and ``success_any`` (after any
+        environment step of the episode so far).
 
         Raises:
             ValueError: the action has the wrong shape.
@@ -135,8 +138,8 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
             env_steps += 1
             result = self.simulator.step(action)
             reward += result.reward
-            if result.success is not None:
-                success = bool(success) or result.success
+            success = result.success
+            self._succeeded |= bool(success)
             self._steps_left = 0 if result.terminated else self._steps_left - 1
             if self._steps_left == 0:
                 break
@@ -144,7 +147,14 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
         info: dict[str, Any] = {"env_steps": env_steps}
         if success is not None:
             info["success"] = success
+            info["success_any"] = self._succeeded
         return self._observe(), reward, result.terminated, truncated, info
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Simulated seconds in one agent step; None in suites without a clock."""
+        seconds = getattr(self.simulator, "step_seconds", None)
+        return None if seconds is None else self.action_repeat * float(seconds)
 
     def render(self, height: int = 384, width: int = 384) -> np.ndarray:
         """Image of the current state for videos, ``[height, width, 3]`` uint8."""

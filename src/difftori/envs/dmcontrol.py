@@ -49,6 +49,7 @@ class DMControl:
         if math.isinf(limit):
             raise ValueError(f"{domain}/{domain_task} has no time limit: its episodes never end")
         self.max_steps = math.ceil(limit)
+        self.step_seconds = float(self._env.control_timestep())
         sizes = [math.prod(part.shape) for part in self._env.observation_spec().values()]
         self.state_dim = sum(sizes)
         self._obs = np.zeros(self.state_dim, np.float32)
@@ -74,7 +75,19 @@ class DMControl:
 
     def render(self, height: int, width: int) -> np.ndarray:
         check_rendering()
+        self._make_room(height, width)
         return self._env.physics.render(height, width, camera_id=self._camera)
+
+    def _make_room(self, height: int, width: int) -> None:
+        """A picture larger than the model's own framebuffer, 640 by 480, needs a larger one."""
+        physics = self._env.physics
+        limits = physics.model.vis.global_
+        if height <= limits.offheight and width <= limits.offwidth:
+            return
+        limits.offheight = max(height, limits.offheight)
+        limits.offwidth = max(width, limits.offwidth)
+        if physics._contexts is not None:
+            physics._free_rendering_contexts()
 
     def close(self) -> None:
         if not self._closed:

@@ -27,7 +27,7 @@ with mujoco.Renderer(model, 16, 16) as renderer:
     renderer.update_scene(data)
     assert renderer.render().any()
 """
-_PROBE_TIMEOUT_SECONDS = 30
+_PROBE_TIMEOUT_SECONDS = 120
 
 
 def prepare_rendering() -> str:
@@ -55,17 +55,27 @@ def prepare_rendering() -> str:
 
 def check_rendering() -> None:
     """Raise a RuntimeError that names the remedy if rendering is switched off in this process."""
-    if os.environ.get("MUJOCO_GL", "").lower().strip() in _OFF:
-        raise RuntimeError(
-            f"MUJOCO_GL={os.environ['MUJOCO_GL']} switches rendering off: "
-            "unset it to use pixels or videos"
-        )
+    _refuse_switched_off()
     loaded = sys.modules.get("dm_control._render")
     # Without a display and without a choice, dm_control takes GLFW, which then cannot render.
     useless = (*_OFF, "glfw") if _headless() else _OFF
     if loaded is not None and loaded.BACKEND in useless:
         raise RuntimeError(
             "dm_control was imported in this process before a rendering backend was chosen: "
+            "call prepare_rendering() before the first environment is made"
+        )
+
+
+def check_mujoco_rendering() -> None:
+    """The same for suites that render with MuJoCo itself, not with dm_control."""
+    _refuse_switched_off()
+    loaded = sys.modules.get("mujoco.gl_context")
+    if loaded is None:
+        return
+    context = getattr(loaded, "GLContext", None)  # missing where rendering was switched off
+    if context is None or (_headless() and context.__module__ == "mujoco.glfw"):
+        raise RuntimeError(
+            "mujoco was imported in this process before a rendering backend was chosen: "
             "call prepare_rendering() before the first environment is made"
         )
 
@@ -84,6 +94,14 @@ def without_rendering() -> Iterator[None]:
         yield
     finally:
         del os.environ["MUJOCO_GL"]
+
+
+def _refuse_switched_off() -> None:
+    if os.environ.get("MUJOCO_GL", "").lower().strip() in _OFF:
+        raise RuntimeError(
+            f"MUJOCO_GL={os.environ['MUJOCO_GL']} switches rendering off: "
+            "unset it to use pixels or videos"
+        )
 
 
 def _headless() -> bool:

@@ -1,18 +1,24 @@
 """The model update and the policy update on a replayed batch."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from difftori.compiling import EAGER, Compiler
 from difftori.learning import losses
 from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.optimizer import GuardedAdam
+from difftori.learning.products import fast_float32_products
 from difftori.model import augment
 from difftori.model.world_model import WorldModel
 from difftori.sections import LearnerConfig
 from difftori.types import Batch
+
+LARGE_PRODUCT = 2**17
+"""rows times columns from which oneDNN's float32 products beat MKL's; measured on AVX-512"""
 
 
 class Learner:
@@ -25,6 +31,7 @@ class Learner:
         *,
         generator: torch.Generator,
         max_nonfinite: int,
+        compiler: Compiler = EAGER,
     ) -> None:
         """``generator`` lies on the model's device; it draws augmentations and policy noise."""
         self._model = model
@@ -40,6 +47,8 @@ class Learner:
             "value_loss": config.value_coef,
             "value_s_loss": config.value_coef,
         }
+        self._model_loss = compiler(self._eager_model_loss, "the model update")
+        self._policy_loss = compiler(self._eager_policy_loss, "the policy update")
 
     def update(
         self, batch: Batch, step: int
@@ -50,8 +59,8 @@ class Learner:
             step: counts agent steps; the schedules' clock.
 
         Returns:
-            the losses by their published names, and the batch's new priorities; None where
-            the gradient was not finite and nothing was changed.
+            the losses by their published names, and the batch's new priorities, on the CPU;
+            None where the gradient was not finite and nothing was changed.
 
         Raises:
             NotFiniteError: for a weight that is not finite, and after ``max_nonfinite`` such
@@ -59,48 +68,74 @@ class Learner:
         """
         config = self._config
         lr = config.lr(step)
-        with self._autocast():
-            loss = self._model_loss(batch)
-        gradients = torch.autograd.grad(
-            loss.weighted / config.horizon, self._model_optimizer.parameters
-        )
-        grad_norm = self._model_optimizer.step(gradients, lr)
-        metrics = {**loss.terms, "grad_norm": grad_norm}
-        if not torch.isfinite(grad_norm):
+        with self._products():
+            with self._autocast():
+                loss = self._loss_on(batch)
+            gradients = torch.autograd.grad(
+                loss.weighted / config.horizon, self._model_optimizer.parameters
+            )
+            grad_norm = self._model_optimizer.step(gradients, lr)
+            pi_loss = self._update_policy(loss.latents, lr, torch.isfinite(grad_norm))
+        metrics = {**loss.terms, "grad_norm": grad_norm, "pi_loss": pi_loss}
+        # The one wait for the device: all that must be known here comes in one piece.
+        known = torch.cat([loss.priority, torch.stack([grad_norm, pi_loss])]).cpu()
+        priority, model_finite, policy_finite = known[:-2], *torch.isfinite(known[-2:]).tolist()
+        if not model_finite:
+            del metrics["pi_loss"]
             check_weights(self._model)
             check_weights(self.target)
             bad = [name for name, term in loss.terms.items() if not torch.isfinite(term)]
             self.nonfinite.seen(finite=False, where=", ".join(bad))
             return metrics, None
-        metrics["pi_loss"] = self._update_policy(loss.latents, lr)
-        self.nonfinite.seen(finite=bool(torch.isfinite(metrics["pi_loss"])), where="pi_loss")
+        self.nonfinite.seen(finite=policy_finite, where="pi_loss")
         if step % config.update_freq == 0:
             self._update_target()
-        return metrics, loss.priority
+        return metrics, priority
 
-    def _model_loss(self, batch: Batch) -> losses.ModelLoss:
-        config = self._config
+    def _loss_on(self, batch: Batch) -> losses.ModelLoss:
         obs, next_obs = self._augment(batch)
+        noise = self._policy_noise(batch.action.shape)
+        return self._model_loss(obs, next_obs, batch.action, batch.reward, batch.weight, noise)
+
+    def _eager_model_loss(
+        self,
+        obs: Tensor,
+        next_obs: Tensor,
+        action: Float[Tensor, "H B A"],
+        reward: Float[Tensor, "H B 1"],
+        weight: Float[Tensor, "B"],
+        noise: Float[Tensor, "H B A"] | None,
+    ) -> losses.ModelLoss:
         return losses.model_loss(
             self._model,
             self.target,
             obs=obs,
             next_obs=next_obs,
-            action=batch.action,
-            reward=batch.reward,
-            weight=batch.weight,
-            policy_noise=self._policy_noise(batch.action.shape),
-            discount=config.discount,
-            rho=config.rho,
+            action=action,
+            reward=reward,
+            weight=weight,
+            policy_noise=noise,
+            discount=self._config.discount,
+            rho=self._config.rho,
             coefficients=self._coefficients,
         )
 
-    def _update_policy(self, latents: Float[Tensor, "H_1 B Z"], lr: float) -> Float[Tensor, ""]:
+    def _eager_policy_loss(
+        self, latents: Float[Tensor, "H_1 B Z"], noise: Float[Tensor, "H_1 B A"] | None
+    ) -> Float[Tensor, ""]:
+        return losses.policy_loss(self._model, latents, self._config.rho, noise)
+
+    def _update_policy(
+        self,
+        latents: Float[Tensor, "H_1 B Z"],
+        lr: float,
+        allowed: Bool[Tensor, ""] | None = None,
+    ) -> Float[Tensor, ""]:
         noise = self._policy_noise((*latents.shape[:2], self._model.action_dim))
         with self._autocast():
-            loss = losses.policy_loss(self._model, latents, self._config.rho, noise)
+            loss = self._policy_loss(latents, noise)
         gradients = torch.autograd.grad(loss, self._policy_optimizer.parameters)
-        grad_norm = self._policy_optimizer.step(gradients, lr)
+        grad_norm = self._policy_optimizer.step(gradients, lr, allowed)
         return torch.where(torch.isfinite(grad_norm), loss.detach(), grad_norm)
 
     @torch.no_grad()
@@ -108,6 +143,14 @@ class Learner:
         target: list[Tensor] = list(self.target.parameters())
         online: list[Tensor] = list(self._model.parameters())
         torch._foreach_lerp_(target, online, self._config.tau)
+
+    def _products(self) -> AbstractContextManager[None]:
+        """Fast float32 kernels where they win: for large products."""
+        config = self._config
+        large = config.batch_size * self._model.hidden_dim >= LARGE_PRODUCT
+        if not large or config.precision != "fp32" or self._model.device.type != "cpu":
+            return nullcontext()
+        return fast_float32_products()
 
     def _autocast(self) -> torch.autocast:
         """Products in bf16 if asked for; weights, losses, gradients and steps stay in float32."""

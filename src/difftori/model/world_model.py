@@ -32,6 +32,7 @@ class WorldModel(nn.Module):
         latent_action_dim = latent_dim + spec.action_dim
         self.obs_ndim = len(spec.obs_shape)
         self.action_dim = spec.action_dim
+        self.hidden_dim = hidden_dim
 
         def new_encoder() -> nn.Sequential:
             if spec.modality == "pixels":

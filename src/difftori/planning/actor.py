@@ -1,11 +1,13 @@
 """Which planner acts when."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from difftori.compiling import EAGER, Compiler
 from difftori.config import Config
 from difftori.model.world_model import WorldModel
 from difftori.planning import noise
@@ -17,11 +19,11 @@ from difftori.types import Plan
 class Actor:
     """Chooses actions for B observations at once; keeps nothing between steps."""
 
-    def __init__(self, model: WorldModel, config: Config) -> None:
+    def __init__(self, model: WorldModel, config: Config, compiler: Compiler = EAGER) -> None:
         self._model = model
         self._config = config.actor
         self._mppi = MppiPlanner(model, config.mppi)
-        self._trajectory = TrajectoryPlanner(model, config.trajectory)
+        self._trajectory = TrajectoryPlanner(model, config.trajectory, compiler)
 
     def planner_at(self, episode_start_step: int) -> str:
         """Name of the planner for an episode that begins at this agent step."""
@@ -44,6 +46,7 @@ class Actor:
         explore: bool,
         generators: Sequence[torch.Generator],
         differentiate: bool = False,
+        score_means: bool = False,
     ) -> Plan:
         """Plan for observations ``[B, *O]`` on the model's device.
 
@@ -55,6 +58,8 @@ class Actor:
             explore: add the planner's exploration noise.
             generators: one for each row.
             differentiate: ask the trajectory optimizer for a differentiable action.
+            score_means: ask the sampling planner for the returns of its mean, which acting
+                itself does not need.
         """
         horizon = self.horizon_at(episode_start_step)
         if self.planner_at(episode_start_step) == "mppi":
@@ -65,6 +70,7 @@ class Actor:
                 carry=carry,
                 explore=explore,
                 generators=generators,
+                score_means=score_means,
             )
         else:
             plan = self._trajectory.plan(
@@ -88,10 +94,4 @@ class Actor:
         at_bound = (action.abs() >= 1).float().mean(dim=1)
         if self._config.clip_actions:
             action = action.clamp(-1, 1)
-        return Plan(
-            action=action,
-            carry=plan.carry,
-            differentiable_action=plan.differentiable_action,
-            finite=plan.finite,
-            stats={**plan.stats, "share_at_bound": at_bound},
-        )
+        return replace(plan, action=action, stats={**plan.stats, "share_at_bound": at_bound})

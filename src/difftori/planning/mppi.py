@@ -31,11 +31,13 @@ class MppiPlanner:
         carry: Float[Tensor, "B H A"] | None,
         explore: bool,
         generators: Sequence[torch.Generator],
+        score_means: bool = False,
     ) -> Plan:
         """Plan for B observations ``[B, *O]``, each with its own generator of noise.
 
         ``carry`` is the last step's mean in the same episode, None at its start. Only when
-        exploring is noise added to the chosen elite's first action.
+        exploring is noise added to the chosen elite's first action. ``score_means`` adds the
+        returns of the mean before the first round and after the last one to ``stats``.
         """
         config, batch = self._config, len(obs)
         z = self._model.encode(obs)
@@ -45,6 +47,7 @@ class MppiPlanner:
         mean = z.new_zeros(horizon, batch, self._model.action_dim)
         if carry is not None:
             mean[:-1] = carry.transpose(0, 1)[1:]
+        first_mean = mean
         std = torch.full_like(mean, INITIAL_STD)
         for _ in range(config.iterations):
             draws = noise.normal((horizon, config.num_samples, mean.shape[-1]), generators)
@@ -68,7 +71,21 @@ class MppiPlanner:
         mean = torch.where(whole[None, :, None], mean, 0.0)
         finite = torch.isfinite(elite_values[:, 0]) & torch.isfinite(action).all(dim=1)
         stats = {"plan_return_after": elite_values[:, 0]}
-        return Plan(action=action, carry=mean.transpose(0, 1), finite=finite, stats=stats)
+        if score_means:
+            stats["mean_return_before"] = self._return_of(z, first_mean)
+            stats["mean_return_after"] = self._return_of(z, mean)
+        return Plan(
+            action=action,
+            carry=mean.transpose(0, 1),
+            finite=finite,
+            actions=mean,
+            first_guess=first_mean,
+            stats=stats,
+        )
+
+    def _return_of(self, z: Float[Tensor, "B Z"], actions: Float[Tensor, "H B A"]) -> Tensor:
+        """G of one plan for each latent, ``[B]``; it draws no noise."""
+        return plan_return(self._model, z, actions, self._config.discount).squeeze(1)
 
     def _policy_candidates(
         self, z: Float[Tensor, "B Z"], horizon: int, generators: Sequence[torch.Generator]

@@ -136,7 +136,7 @@ class ResidualLinearization(Linearization):
 
     def _linearize_jacobian_impl(self) -> None:
         (cost,) = self.objective._get_jacobians_iter()
-        (jacobian,), self.r = cost.weighted_jacobians_error()
+        (jacobian,), self.r = cost.jacobians()  # the cost's weight is 1
         self.J = jacobian.squeeze(1)
 
     def _linearize_hessian_impl(self, _detach_hessian: bool = False) -> None:
@@ -160,6 +160,8 @@ def residual_space_step(
 ) -> Float[Tensor, "B D"]:
     """δ = −Jᵀ (J Jᵀ + λ)⁻¹ r, and 0 where both J and λ are."""
     scale = J.square().sum(dim=1, keepdim=True) + damping
+    if damping > 0:
+        return -J * (r / scale)
     flat = scale == 0
     return -J * (r / scale.masked_fill(flat, 1.0)).masked_fill(flat, 0.0)
 
@@ -223,6 +225,7 @@ class LevenbergMarquardt(th.LevenbergMarquardt):
         actions = self.ordering[0]
         trace: _Trace | None = None
         last_err = torch.empty(0)
+        rows_stop = max(self.params.abs_err_tolerance, self.params.rel_err_tolerance) > 0
         converged = torch.zeros(len(actions.tensor), dtype=torch.bool, device=actions.device)
         for i in range(num_iterations + keep_last):
             stepping = i < num_iterations
@@ -239,13 +242,16 @@ class LevenbergMarquardt(th.LevenbergMarquardt):
                     trace = _first_trace(actions.tensor.detach(), err, residual)
                 else:
                     _update_trace(trace, actions.tensor.detach(), err, residual)
-                    converged = converged | self._has_converged(err, last_err)
+                    if rows_stop:
+                        converged = converged | self._has_converged(err, last_err)
                 last_err = err
-                if converged.device.type == "cpu" and bool(converged.all()):
+                if converged.device.type == "cpu" and rows_stop and bool(converged.all()):
                     break
             if stepping:
                 delta = self.compute_delta() * self.params.step_size
-                actions.update(actions.tensor + delta.masked_fill(converged.unsqueeze(1), 0.0))
+                if rows_stop:
+                    delta = delta.masked_fill(converged.unsqueeze(1), 0.0)
+                actions.update(actions.tensor + delta)
                 trace.iterations += ~converged
         assert trace is not None
         return trace

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from difftori.compiling import EAGER, Compiler
 from difftori.model.world_model import WorldModel
 from difftori.planning.adjoint import return_and_gradient
 from difftori.planning.noise import normal
@@ -23,12 +24,14 @@ from difftori.types import Plan
 class TrajectoryPlanner:
     """max_a G(clamp(a, −1, 1)) from the policy's rollout, by Levenberg–Marquardt."""
 
-    def __init__(self, model: WorldModel, config: TrajectoryConfig) -> None:
+    def __init__(
+        self, model: WorldModel, config: TrajectoryConfig, compiler: Compiler = EAGER
+    ) -> None:
         self._model = model
         self._config = config
         options = SolverOptions(**{k: getattr(config, k) for k in _OPTION_KEYS})
         self._solver = (
-            TrajectorySolver(self._clamped_return, options, self._gradient_function())
+            TrajectorySolver(self._clamped_return, options, self._gradient_function(compiler))
             if config.solver == "residual"
             else PublishedSolver(self._clamped_return, options)
         )
@@ -60,11 +63,14 @@ class TrajectoryPlanner:
             "plan_iterations": solution.iterations.float(),
             "plan_return_before": solution.first_return,
             "plan_return_after": solution.best_return,
+            "plan_return_gain": solution.best_return - solution.first_return,
         }
         return Plan(
             action=action,
             differentiable_action=_unflatten(solution.last, horizon)[0] if differentiate else None,
             finite=solution.solved & torch.isfinite(action).all(dim=1),
+            actions=best,
+            first_guess=first_guess,
             stats=stats,
         )
 
@@ -75,9 +81,22 @@ class TrajectoryPlanner:
         actions = _unflatten(flat_actions.clamp(-1, 1), horizon)
         return plan_return(self._model, z, actions, self._config.discount)
 
-    def _gradient_function(self) -> GradientFunction | None:
+    def _gradient_function(self, compiler: Compiler) -> GradientFunction | None:
         """The adjoint recursion knows our networks; a model of another type is autograd's."""
-        return self._clamped_gradient if type(self._model) is WorldModel else None
+        if type(self._model) is not WorldModel:
+            return None
+        compiled = compiler(self._clamped_gradient, "the planner")
+        if not compiler.enabled:
+            return compiled
+
+        def of_one_kind(flat_actions: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+            # The first differentiated iteration's plan has no graph, the later ones' have; one
+            # compiled version serves both if all of them ask for gradients.
+            if torch.is_grad_enabled() and not flat_actions.requires_grad:
+                flat_actions = flat_actions.detach().requires_grad_()
+            return compiled(flat_actions, z)
+
+        return of_one_kind
 
     def _clamped_gradient(
         self, flat_actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]

@@ -129,8 +129,9 @@ class PriorityTree:
                 taken = torch.cat([taken, found])
                 self._set_mass(found.sort().values, self.priority.new_zeros(len(found)))
         finally:
-            slots, order = taken.sort()
-            self._set_mass(slots, removed[order])
+            if len(taken):
+                slots, order = taken.sort()
+                self._set_mass(slots, removed[order])
 
     def _power(self, priority: Tensor) -> Tensor:
         # 0^0 is 1, but a slot of priority zero must not be drawn under α = 0 either
@@ -163,6 +164,9 @@ def _last_of_each(index: Tensor) -> tuple[Tensor, Tensor]:
 def _distinct(index: Tensor) -> Tensor:
     """``index [n]`` without repeats, in the order of first occurrence."""
     values, order = index.sort(stable=True)
+    repeats = values[1:] == values[:-1]
+    if not bool(repeats.any()):
+        return index
     first = torch.ones_like(values, dtype=torch.bool)
-    first[1:] = values[1:] != values[:-1]
+    first[1:] = ~repeats
     return index[order[first].sort().values]

@@ -90,7 +90,7 @@ def read_progress(folder: Path, slurm_jobs: Mapping[str, str] | None = None) -> 
     train, last = last_record(folder, "train"), last_record(folder)
     state, reason = _state(folder, status, config, queued, slurm_jobs or {})
     total = _number(config, "train_steps") or _number(queued, "train_steps")
-    evaluations, _ = read_evaluations(folder / "eval.csv")
+    evaluations, *_ = read_evaluations(folder / "eval.csv")
     last_return = evaluations[-1].reward if evaluations else _number(train, "episode_reward")
     return RunProgress(
         folder=folder,

@@ -69,6 +69,8 @@ class Run:
     provenance: Provenance | None
     problems: tuple[str, ...]
     """what could not be read, a sentence each"""
+    half_written: bool
+    """the last line of ``eval.csv`` is not whole, and was left out: a process writes it"""
 
     @property
     def train_steps(self) -> int:
@@ -139,7 +141,7 @@ def read_run(folder: Path) -> Run:
         RunFolderError: ``config.yaml`` cannot be read or does not describe a run.
     """
     config = _read_config(folder)
-    evaluations, problems = read_evaluations(folder / "eval.csv")
+    evaluations, problems, half_written = read_evaluations(folder / "eval.csv")
     provenance, problem = _read_provenance(folder / "provenance.json")
     task, modality, mode, exp_name = (str(config[name]) for name in RunKey._fields[:-1])
     return Run(
@@ -149,6 +151,7 @@ def read_run(folder: Path) -> Run:
         evaluations=evaluations,
         provenance=provenance,
         problems=(*problems, *([problem] if problem else [])),
+        half_written=half_written,
     )
 
 
@@ -170,17 +173,19 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_evaluations(path: Path) -> tuple[tuple[Evaluation, ...], tuple[str, ...]]:
-    """The rows of an ``eval.csv`` and what was wrong with it; a missing file has no rows."""
+def read_evaluations(path: Path) -> tuple[tuple[Evaluation, ...], tuple[str, ...], bool]:
+    """The whole rows of an ``eval.csv``, what was wrong with it, and if half a line follows them.
+
+    A missing file has no rows.
+    """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return (), ()
+        return (), (), False
     except OSError as error:
-        return (), (f"{path} cannot be read: {error.strerror}",)
+        return (), (f"{path} cannot be read: {error.strerror}",), False
     # what follows the last line end is being written, and would read as another number
     whole, _, half = text.rpartition("\n")
-    problems = [f"{path}: a half-written last line is left out"] if half else []
     rows: dict[int, Evaluation] = {}
     bad = 0
     for cells in csv.DictReader(whole.splitlines()):
@@ -189,9 +194,8 @@ def read_evaluations(path: Path) -> tuple[tuple[Evaluation, ...], tuple[str, ...
             bad += 1
         else:
             rows[row.env_step] = row
-    if bad:
-        problems.append(f"{path}: {bad} rows without a finite return are left out")
-    return tuple(rows[step] for step in sorted(rows)), tuple(problems)
+    problems = (f"{path}: {bad} rows without a finite return are left out",) if bad else ()
+    return tuple(rows[step] for step in sorted(rows)), problems, bool(half)
 
 
 def _evaluation(cells: Mapping[str | Any, str | Any]) -> Evaluation | None:

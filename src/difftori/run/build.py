@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from difftori.compiling import Compiler
 from difftori.config import Config, ConfigError
 from difftori.envs import ControlEnv, TaskSpec, make_env
 from difftori.learning.learner import Learner
@@ -86,13 +87,19 @@ def build_trainer(
     plan_gradient = None
     if config.plan_gradient.plan_gradient != "none":
         plan_gradient = PlanGradient(model, config.plan_gradient, max_nonfinite=max_nonfinite)
+    compiler = Compiler(config.run.compile, announce=console.info, warn=console.warn)
     parts = Parts(
         env=env,
         make_env=lambda: build_env()[0],
         model=model,
         learner=Learner(
-            model, config.learner, generator=streams.learning, max_nonfinite=max_nonfinite
+            model,
+            config.learner,
+            generator=streams.learning,
+            max_nonfinite=max_nonfinite,
+            compiler=compiler,
         ),
+        compiler=compiler,
         plan_gradient=plan_gradient,
         buffer=ReplayBuffer(
             spec,

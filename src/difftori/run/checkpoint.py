@@ -30,7 +30,8 @@ MAY_DIFFER = frozenset(
         *("train_steps", "modality_train_steps", "eval_episodes", "save_video", "preset"),
         *("exp_name", "log_dir", "resume", "overwrite", "start_from", "save_every_minutes"),
         *("save_model", "device", "buffer_device", "threads", "max_nonfinite"),
-        *("use_wandb", "wandb_project", "wandb_entity", "wandb_mode"),
+        *("use_wandb", "wandb_project", "wandb_entity", "wandb_mode", "wandb_group"),
+        *("wandb_tags", "wandb_artifact", "use_tensorboard"),
     }
 )
 """keys of the config that a resumed run may change"""
@@ -81,6 +82,11 @@ class Checkpointer:
     @property
     def due(self) -> bool:
         return self._clock() - self._saved_at >= self._every_seconds
+
+    @property
+    def due_within_episode(self) -> bool:
+        """In a long block of updates too, unless there is one at each episode anyway."""
+        return self._every_seconds > 0 and self.due
 
     def save(
         self,

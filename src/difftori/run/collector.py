@@ -87,6 +87,7 @@ class Collector:
         episode.carry = plan.carry
         if "success" in info:
             episode.success = float(info["success"])
+            episode.success_any = float(info["success_any"])
         counters.agent_step += 1
         counters.acted += 1
         counters.env_step += info["env_steps"]

@@ -11,12 +11,13 @@ import torch
 from difftori.envs import ControlEnv
 from difftori.planning.actor import Actor
 from difftori.run.console import ConsoleReporter
+from difftori.run.files import eval_video_path
 from difftori.run.metrics import Metrics
 from difftori.run.seeding import derive_seed, generator
 from difftori.run.state import Counters
 from difftori.run.video import write_mp4
 from difftori.sections import EvaluationConfig
-from difftori.types import EnvSpec
+from difftori.types import EnvSpec, Plan
 
 FILM_SIZE = 384
 """pixels, height and width of a training run's videos"""
@@ -25,13 +26,27 @@ FILM_FPS = 25
 
 
 @dataclass(frozen=True)
+class Moment:
+    """The first episode at one of its agent steps, for whoever watches."""
+
+    step: int
+    """agent steps taken so far"""
+    frame: np.ndarray
+    """``[height, width, 3]`` uint8"""
+    reward: float
+    """so far"""
+    plan: Plan | None
+    """what was decided here, in row 0; None at the end of the episode"""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     rewards: tuple[float, ...]
     """of each episode; NaN where its environment failed"""
     successes: tuple[float, ...]
-    """at each episode's last step; empty where the suite knows no success"""
-    frames: tuple[np.ndarray, ...]
-    """of the first episode, ``[height, width, 3]`` uint8, if they were asked for"""
+    """at the last step of each episode that did not fail; empty where the suite knows none"""
+    successes_any: tuple[float, ...]
+    """the same at any step"""
     errors: tuple[str, ...]
     """what failed environments said"""
 
@@ -46,6 +61,7 @@ class _Row:
     obs: np.ndarray
     reward: float = 0.0
     success: float | None = None
+    success_any: float | None = None
     done: bool = False
     error: str | None = None
 
@@ -58,7 +74,9 @@ def evaluate(
     agent_step: int,
     update_step: int,
     device: torch.device,
-    film_size: int | None = None,
+    watch: Callable[[Moment], None] | None = None,
+    film_size: int = FILM_SIZE,
+    score_means: bool = False,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Evaluation:
     """Run one episode in each environment, without exploration.
@@ -67,14 +85,21 @@ def evaluate(
         seeds: of each episode; they decide its environment and its planner's noise.
         agent_step: of the training so far; it decides planner and horizon.
         update_step: of the last model update; it decides the sampling planner's std.
-        film_size: height and width of the first episode's frames; None films nothing.
+        watch: shown each step of the first episode; None films nothing.
+        film_size: height and width of its frames.
+        score_means: ask the sampling planner for the returns of its mean too.
         on_step: called after each step with the number of steps done.
     """
     rows = [_start(env, seed) for env, seed in zip(envs, seeds, strict=True)]
     generators = [generator(device, seed, "evaluation") for seed in seeds]
     carry = None
-    frames = [] if film_size is None or rows[0].done else [rows[0].env.render(film_size, film_size)]
     step = 0
+
+    def show(plan: Plan | None) -> None:
+        if watch is not None:
+            frame = rows[0].env.render(film_size, film_size)
+            watch(Moment(step, frame, rows[0].reward, plan))
+
     while not all(row.done for row in rows):
         obs = torch.from_numpy(np.stack([row.obs for row in rows])).to(device)
         plan = actor.act(
@@ -84,18 +109,23 @@ def evaluate(
             carry=carry,
             explore=False,
             generators=generators,
+            score_means=score_means,
         )
         carry = plan.carry
+        watched = not rows[0].done
+        if watched:
+            show(plan)
         for row, action in zip(rows, plan.action.cpu().numpy(), strict=True):
             _advance(row, action)
-        if film_size is not None and not rows[0].done:
-            frames.append(rows[0].env.render(film_size, film_size))
         step += 1
+        if watched and rows[0].done and rows[0].error is None:
+            show(None)
         on_step(step)
+    whole = [row for row in rows if row.error is None]
     return Evaluation(
         rewards=tuple(row.reward for row in rows),
-        successes=tuple(row.success for row in rows if row.success is not None),
-        frames=tuple(frames),
+        successes=tuple(row.success for row in whole if row.success is not None),
+        successes_any=tuple(row.success_any for row in whole if row.success_any is not None),
         errors=tuple(row.error for row in rows if row.error is not None),
     )
 
@@ -123,6 +153,7 @@ def _advance(row: _Row, action: np.ndarray) -> None:
     row.done = terminated or truncated
     if "success" in info:
         row.success = float(info["success"])
+        row.success_any = float(info["success_any"])
     if np.isfinite(obs).all():
         row.obs = obs
     else:
@@ -182,7 +213,8 @@ class Evaluator:
             self._console.phase_step(step)
             safe_point()
 
-        result = self._evaluate(counters, on_step)
+        frames: list[np.ndarray] = []
+        result = self._evaluate(counters, frames, on_step)
         record: dict[str, Any] = {
             "env_step": env_step,
             "episode_reward": result.mean_reward,
@@ -191,12 +223,13 @@ class Evaluator:
         }
         if result.successes:
             record["episode_success"] = float(np.mean(result.successes))
+            record["episode_success_any"] = float(np.mean(result.successes_any))
         record["elapsed_seconds"] = elapsed_seconds()
         self._metrics.log(record, "eval")
         for error in result.errors:
             self._console.warn(f"an episode of the evaluation failed: {error}")
-        if result.frames:
-            self._save_video(result.frames, env_step)
+        if frames:
+            self._save_video(frames, env_step)
         counters.evaluated_through = passed
         best = counters.best_reward is None or result.mean_reward > counters.best_reward
         if best and np.isfinite(result.mean_reward):
@@ -204,7 +237,10 @@ class Evaluator:
             return True
         return False
 
-    def _evaluate(self, counters: Counters, on_step: Callable[[int], None]) -> Evaluation:
+    def _evaluate(
+        self, counters: Counters, frames: list[np.ndarray], on_step: Callable[[int], None]
+    ) -> Evaluation:
+        """One evaluation; the first episode's pictures go to ``frames``, if they are wanted."""
         count = self._config.eval_episodes
         while len(self._envs) < count:
             self._envs.append(self._make_env())
@@ -216,12 +252,12 @@ class Evaluator:
             agent_step=counters.agent_step,
             update_step=counters.update_step,
             device=self._device,
-            film_size=FILM_SIZE if self._config.save_video else None,
+            watch=(lambda moment: frames.append(moment.frame)) if self._config.save_video else None,
             on_step=on_step,
         )
 
     def _save_video(self, frames: Sequence[np.ndarray], env_step: int) -> None:
-        path = self._folder / "videos" / f"eval_{env_step:09d}.mp4"
+        path = eval_video_path(self._folder, env_step)
         try:
             path.parent.mkdir(exist_ok=True)
             write_mp4(path, frames, fps=FILM_FPS)

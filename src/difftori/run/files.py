@@ -1,4 +1,4 @@
-"""Small files, written whole or not at all."""
+"""Files of a run's folder: where one is, and small ones written whole or not at all."""
 
 import os
 from pathlib import Path
@@ -12,3 +12,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def eval_video_path(run_folder: Path, env_step: int) -> Path:
+    """Where a training run keeps the film of its evaluation at ``env_step``."""
+    return run_folder / "videos" / f"eval_{env_step:09d}.mp4"

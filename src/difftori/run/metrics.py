@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from difftori.run.console import ConsoleReporter
-from difftori.run.trackers import Tracker
+from difftori.run.files import eval_video_path
+from difftori.run.trackers import Tracker, named
 
 Value = float | int | str | bool
 Category = Literal["train", "eval"]
@@ -34,13 +35,25 @@ class Metrics:
         self, folder: Path, *, console: ConsoleReporter, trackers: Sequence[Tracker] = ()
     ) -> None:
         self._console = console
+        self._folder = folder
         self._trackers = tuple(trackers)
         self._metrics = RecordFile(folder / "metrics.jsonl", console)
         self._eval = RecordFile(folder / "eval.csv", console, header=",".join(EVAL_COLUMNS))
 
     def attach(self, trackers: Sequence[Tracker]) -> None:
-        """Send later records to these too."""
+        """Send later records to these too, and first the earlier ones, of which they may lack some.
+
+        So a tracker catches up that was switched on late, failed, or lost its last rows to a kill.
+        """
         self._trackers = (*self._trackers, *trackers)
+        for record in self._records() if trackers else ():
+            category, env_step = record.pop("category"), int(record["env_step"])
+            for tracker in trackers:
+                tracker.log(named(record, category), step=env_step)
+            video = eval_video_path(self._folder, env_step)
+            if category == "eval" and video.exists():
+                for tracker in trackers:
+                    tracker.video(video, step=env_step)
 
     def log(self, record: Mapping[str, Value], category: Category) -> None:
         """Write ``record``, which must hold ``env_step``, to every place.
@@ -57,9 +70,8 @@ class Metrics:
             self._console.eval_line(plain)
         else:
             self._console.episode_line(plain)
-        named = {f"{category}/{key}": value for key, value in plain.items() if key != "env_step"}
         for tracker in self._trackers:
-            tracker.log(named, step=int(plain["env_step"]))
+            tracker.log(named(plain, category), step=int(plain["env_step"]))
 
     def video(self, path: Path, env_step: int) -> None:
         """Show a video file in the trackers."""
@@ -97,13 +109,20 @@ class Metrics:
     def last_record_value(self, category: Category, key: str) -> Value | None:
         """The last value of ``key`` among the records of ``category``; None if there is none."""
         found: Value | None = None
+        for record in self._records():
+            if record["category"] == category and record.get(key) is not None:
+                found = record[key]
+        return found
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        """What was logged, NaN where a number was not finite."""
         for line in self._metrics.lines():
             # a line that the disk spoiled must not stop a resume
-            with suppress(json.JSONDecodeError):
+            with suppress(ValueError, AttributeError, TypeError):
                 record = json.loads(line)
-                if record.get("category") == category and record.get(key) is not None:
-                    found = record[key]
-        return found
+                record |= dict.fromkeys(record.pop("non_finite", ()), math.nan)
+                if {"category", "env_step"} <= record.keys():
+                    yield record
 
 
 class RecordFile:

@@ -30,9 +30,9 @@ def announce(
     """
     run = config.run
     where = f"{device}" + (f" ({torch.get_num_threads()} threads)" if device.type == "cpu" else "")
-    steps = min(config.replay.max_buffer_size, -(-run.train_steps // spec.action_repeat))
+    steps = stored_steps(config, spec)
     capacity = config.replay.max_buffer_size
-    need = memory_bytes(spec, steps) + BOOKKEEPING_BYTES * capacity
+    need = buffer_bytes(config, spec)
     disk = episode_bytes * -(-steps // spec.episode_length) + 3 * checkpoint_bytes
     console.info(
         f"{spec.task} from {spec.modality}, mode {run.mode}, preset {run.preset}, "
@@ -61,6 +61,17 @@ def announce(
             f"the replay buffer needs {format_bytes(need)}, and this machine has "
             f"{format_bytes(room)} free; lower max_buffer_size or train_steps"
         )
+
+
+def stored_steps(config: Config, spec: EnvSpec) -> int:
+    """Agent steps that the replay buffer will hold at most."""
+    return min(config.replay.max_buffer_size, -(-config.run.train_steps // spec.action_repeat))
+
+
+def buffer_bytes(config: Config, spec: EnvSpec) -> int:
+    """Memory that the replay buffer will take at most."""
+    bookkeeping = BOOKKEEPING_BYTES * config.replay.max_buffer_size
+    return memory_bytes(spec, stored_steps(config, spec)) + bookkeeping
 
 
 def checkpoint_bytes(model: WorldModel) -> int:

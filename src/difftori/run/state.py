@@ -66,6 +66,14 @@ class OpenEpisode:
     carry: Tensor | None = None
     """what the planner wants back at the next step"""
     success: float | None = None
+    """1 or 0 after the last step; None where the suite knows no success"""
+    success_any: float | None = None
+    """after any step"""
+
+    def outcome(self) -> dict[str, float | None]:
+        """What a record says of the episode: its return, and success where the suite knows it."""
+        reward = float(np.sum(self.reward))
+        return {"reward": reward, "success": self.success, "success_any": self.success_any}
 
     def finish(self) -> Episode:
         return Episode(
@@ -83,6 +91,7 @@ class OpenEpisode:
             "reward": torch.tensor(self.reward, dtype=torch.float64),
             "carry": self.carry,
             "success": self.success,
+            "success_any": self.success_any,
         }
 
     @classmethod
@@ -95,6 +104,7 @@ class OpenEpisode:
             reward=state["reward"].tolist(),
             carry=None if carry is None else carry.to(device),
             success=state["success"],
+            success_any=state.get("success_any"),  # absent in older checkpoints
         )
 
 

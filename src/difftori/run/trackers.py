@@ -1,6 +1,7 @@
 """Services that show a run while it goes on. The run itself never depends on one of them."""
 
 import json
+import os
 import re
 import secrets
 import string
@@ -8,11 +9,36 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from difftori.run import wandb_files
 from difftori.run.files import write_bytes
 
 INIT_TIMEOUT_SECONDS = 30
 FINISH_TIMEOUT_SECONDS = 60
 FLUSH_SECONDS = 1.0
+ARTIFACT_NAME_LENGTH = 128
+"""characters, the most that W&B takes"""
+
+PANEL = (
+    "plan_iterations",
+    "plan_return_before",
+    "plan_return_after",
+    "plan_return_gain",
+    "share_at_bound",
+    "share_zero_gradients",
+    "grad_norm_a",
+    "plans_not_finite",
+    "plans_dropped",
+    "replayed_plans_dropped",
+)
+"""what tells how well the planner works; shown once more under ``planner/``"""
+
+
+def named(record: Mapping[str, Any], category: str) -> dict[str, Any]:
+    """A record as trackers show it: each name behind its panel's, without the step."""
+    shown = {f"{category}/{key}": value for key, value in record.items() if key != "env_step"}
+    if category == "train":
+        shown |= {f"planner/{key}": record[key] for key in PANEL if key in record}
+    return shown
 
 
 @runtime_checkable
@@ -20,7 +46,8 @@ class Tracker(Protocol):
     """Shows records, videos and files somewhere. No method raises: it warns once and falls silent.
 
     ``step`` counts environment steps. Within a category, which is what stands in front of the
-    slash of a record's names, it rises from record to record.
+    slash of a record's first name, it rises from record to record. A resumed run hands over all
+    its records from the first one on: a tracker takes those that it lacks.
     """
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
@@ -86,6 +113,7 @@ def start_wandb(
             name=name,
             group=group,
             tags=list(tags),
+            job_type="train",
             config=config,
             dir=str(folder),
             # wandb knows no resume offline: it starts another folder with the same id, which
@@ -102,10 +130,14 @@ def start_wandb(
                 x_transaction_log_flush_interval=FLUSH_SECONDS,
             ),
         )
-        run.define_metric("env_step")
+        run.define_metric("env_step", hidden=True)
         run.define_metric("*", step_metric="env_step")
-        location = run.url if mode == "online" else str(Path(run.dir).parent)
-        return WandbTracker(run, location=location or "", folder=folder, warn=warn)
+        own_folder = Path(run.dir).parent
+        location = run.url if mode == "online" else str(own_folder)
+        records = own_folder / f"run-{run_id}.wandb"
+        return WandbTracker(
+            run, location=location or "", folder=folder, warn=warn, records=records, mode=mode
+        )
 
     # wandb raises many kinds of errors here, of its own and of its libraries; none of them is
     # worth a training run
@@ -139,14 +171,24 @@ def start_wandb(
 class WandbTracker:
     """One W&B run. Each record goes out once, also when a resumed run repeats it.
 
-    wandb itself cannot tell what was sent before: offline it begins anew at each resume. So
-    ``folder/wandb_sent.json`` keeps the last step of each category and the number of rows, which
-    becomes wandb's own row index; the rows of several offline folders then follow each other.
+    wandb numbers rows, and takes none that is not behind the last one. Here a row's number is its
+    environment step plus a place for its category, so that a repeated record has its old number.
+    Where the rows ended, the server says; offline, where wandb begins another file at each
+    resume, the files of before are read back, and ``folder/wandb_sent.json`` says which, and
+    where they ended if they are gone because they were synced.
     """
 
     def __init__(
-        self, run: Any, *, location: str, folder: Path, warn: Callable[[str], None]
+        self,
+        run: Any,
+        *,
+        location: str,
+        folder: Path,
+        warn: Callable[[str], None],
+        records: Path | None = None,
+        mode: Literal["online", "offline"] = "offline",
     ) -> None:
+        """``records`` is the file that wandb itself writes to."""
         self.location = location
         """web address, or folder if offline"""
         self._run = run
@@ -154,9 +196,20 @@ class WandbTracker:
         self._enabled = True
         self._closed = False
         self._marker_failed = False
+        # within the run's folder, which may be moved before the run goes on
+        self._records = None if records is None else os.path.relpath(records, folder)
         self._sent_path = folder / "wandb_sent.json"
-        self._sent = self._read_sent()
-        self._rows = max(self._sent.pop("rows", 0), run.step)
+        written_before, reached = self._read_next_row(), run.step
+        if mode == "online":
+            # a server knows best what has reached it, and gets what has not
+            self._first_row = self._next_row = reached
+            if written_before > reached:
+                warn(
+                    f"W&B lacks records that {folder / 'wandb'} holds; they are sent now from "
+                    "metrics.jsonl, so do not `wandb sync` them as well"
+                )
+        else:
+            self._first_row = self._next_row = max(written_before, reached)
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
         category = next(iter(record), "").split("/")[0]
@@ -177,7 +230,8 @@ class WandbTracker:
         def send() -> None:
             import wandb
 
-            kept = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", name), type="run-file")
+            name_there = re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:ARTIFACT_NAME_LENGTH]
+            kept = wandb.Artifact(name_there, type="model")
             kept.add_dir(str(path)) if path.is_dir() else kept.add_file(str(path))
             self._run.log_artifact(kept)
 
@@ -190,12 +244,10 @@ class WandbTracker:
             self._enabled = False
 
     def _send_row(self, category: str, record: Mapping[str, Any], step: int) -> None:
-        if step <= self._sent.get(category, -1):
+        row = step + _PLACES[category]
+        if row < self._next_row:
             return
-        row, self._rows = self._rows, self._rows + 1
-        self._sent[category] = step
-        # noted before it is sent: a kill in between leaves a gap, which metrics.jsonl can fill,
-        # and not a row twice
+        self._next_row = row + 1
         self._write_sent()
         self._run.log({**record, "env_step": step}, step=row, commit=True)
 
@@ -212,18 +264,26 @@ class WandbTracker:
                 )
             self._enabled = False
 
-    def _read_sent(self) -> dict[str, int]:
+    def _read_next_row(self) -> int:
+        """The first row that no session before this one has sent."""
         try:
-            text = json.loads(self._sent_path.read_text())
-            return {str(k): int(v) for k, v in text["sent"].items()} if self._is_ours(text) else {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {}
-
-    def _is_ours(self, text: Mapping[str, Any]) -> bool:
-        return bool(text["run_id"] == self._run.id)
+            sent = json.loads(self._sent_path.read_text())
+            if sent["run_id"] != self._run.id:
+                return 0
+            first, following = int(sent["first_row"]), int(sent["next_row"])
+            path = None if sent["records"] is None else self._sent_path.parent / sent["records"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+        written = None if path is None else wandb_files.next_step(path)
+        return following if written is None else max(first, written)
 
     def _write_sent(self) -> None:
-        sent = {"run_id": self._run.id, "sent": {**self._sent, "rows": self._rows}}
+        sent = {
+            "run_id": self._run.id,
+            "first_row": self._first_row,
+            "next_row": self._next_row,
+            "records": self._records,
+        }
         try:
             write_bytes(self._sent_path, (json.dumps(sent) + "\n").encode())
         except OSError as error:
@@ -233,6 +293,10 @@ class WandbTracker:
                     f"cannot write {self._sent_path}: {error.strerror}; "
                     "after a resume W&B may show records twice"
                 )
+
+
+_PLACES = {"train": 0, "eval": 1, "video": 2}
+"""of a category among the rows of one environment step; an episode takes more steps than places"""
 
 
 def _logged_in(wandb: Any) -> bool:

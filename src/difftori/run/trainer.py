@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
+from difftori.compiling import Compiler
 from difftori.config import Config
 from difftori.envs import ControlEnv
 from difftori.learning.finite import check_weights
@@ -43,6 +43,8 @@ class Parts:
     """more of them: for evaluation, and in place of one that failed"""
     model: WorldModel
     learner: Learner
+    compiler: Compiler
+    """the one that compiled the learner; for the planner too"""
     plan_gradient: PlanGradient | None
     buffer: ReplayBuffer
     streams: RandomStreams
@@ -67,7 +69,7 @@ class Trainer:
         self._checkpointer = parts.checkpointer
         self._console = parts.console
         self._signals = parts.signals
-        self._actor = Actor(model, config)
+        self._actor = Actor(model, config, parts.compiler)
         self._averages = Averages()
         self._collector = Collector(
             self._actor,
@@ -104,8 +106,7 @@ class Trainer:
         )
         self.counters = Counters()
         self._best_unsaved = False
-        self._last_reward = 0.0
-        self._last_success: float | None = None
+        self._last_episode: dict[str, float | None] = {}
         self._began_at = time.monotonic()
         self._earlier_seconds = 0.0
 
@@ -189,8 +190,7 @@ class Trainer:
         finished = episode.finish()
         self._buffer.add(finished)
         self._checkpointer.append(finished, counters.episode)
-        self._last_reward = float(np.sum(episode.reward))
-        self._last_success = episode.success
+        self._last_episode = episode.outcome()
         counters.episode += 1
         counters.dropped_in_a_row = 0
         counters.updates_planned = counters.updates_left = self._updates_due(len(episode.reward))
@@ -223,7 +223,7 @@ class Trainer:
             counters.updates_left -= 1
             self._console.phase_step(done + 1)
             self._safe_point()
-            if self._checkpointer.due and counters.updates_left:
+            if counters.updates_left and self._checkpointer.due_within_episode:
                 self._save()
         self._log_episode()
         counters.phase = "evaluating"
@@ -236,7 +236,7 @@ class Trainer:
             "env_step": self._env_step,
             "agent_step": counters.agent_step,
             "episode": counters.episode,
-            "episode_reward": self._last_reward,
+            **{f"episode_{k}": v for k, v in self._last_episode.items() if v is not None},
             "updates": counters.updates_planned,
             "planner": self._actor.planner_at(start) if planned else "random",
             "horizon": self._actor.horizon_at(start),
@@ -246,8 +246,6 @@ class Trainer:
             "episodes_dropped": counters.episodes_dropped,
             "elapsed_seconds": self.elapsed_seconds,
         }
-        if self._last_success is not None:
-            record["episode_success"] = self._last_success
         self._metrics.log(record, "train")
 
     # ---- saving and resuming
@@ -284,7 +282,7 @@ class Trainer:
             "plan_gradient": None if gradient is None else gradient.state_dict(),
             "random": self._streams.state_dict(),
             "collector": self._collector.state_dict(),
-            "last_episode": {"reward": self._last_reward, "success": self._last_success},
+            "last_episode": dict(self._last_episode),
             "averages": self._averages.state_dict(),
             "metrics": self._metrics.state_dict(),
         }
@@ -302,8 +300,7 @@ class Trainer:
                 "the bytes that it would have ended in"
             )
         self._collector.load_state_dict(state["collector"])
-        self._last_reward = state["last_episode"]["reward"]
-        self._last_success = state["last_episode"]["success"]
+        self._last_episode = dict(state["last_episode"])
         self._averages.load_state_dict(state["averages"], self._model.device)
         self._metrics.load_state_dict(state["metrics"])
         self._earlier_seconds = float(

@@ -13,12 +13,13 @@ from omegaconf import DictConfig
 from difftori.config import Config, ConfigError, from_hydra
 from difftori.envs.rendering import prepare_rendering
 from difftori.learning.finite import NotFiniteError
-from difftori.run.build import build_trainer
+from difftori.run.build import build_trainer, resolve_device
 from difftori.run.collector import EpisodeFailedError
 from difftori.run.console import ConsoleReporter
 from difftori.run.files import write_bytes
 from difftori.run.lock import RunLock, RunLockedError
 from difftori.run.metrics import Metrics
+from difftori.run.provenance import record_session
 from difftori.run.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
 from difftori.run.status import (
     CONSOLE_FILE,
@@ -28,7 +29,7 @@ from difftori.run.status import (
     describe,
     write_status,
 )
-from difftori.run.trackers import Tracker, run_id, start_wandb
+from difftori.run.tracking import run_name, start_trackers
 from difftori.run.trainer import Trainer
 from difftori.run.tree_file import CheckpointError
 
@@ -140,12 +141,14 @@ def _run(config: Config, aside: Path | None, console: ConsoleReporter, signals: 
             _delete(aside)
         settings = yaml.safe_dump(config.flat(), sort_keys=False)
         _write_or_warn(folder / "config.yaml", settings.encode(), console)
-        write_status(folder, "running", env_step=trainer.counters.env_step)
+        device, env_step = resolve_device(config.run.device), trainer.counters.env_step
+        record_session(folder, device=device, env_step=env_step, console=console)
+        write_status(folder, "running", env_step=env_step)
         clear_queued(folder)
-        metrics.attach(_trackers(config, console))
+        metrics.attach(start_trackers(config, trainer.elapsed_seconds, console))
         trainer.run()
         reason = "the disk did not take models/model.pt"
-        if not config.run.save_model or _save_model(trainer, folder, metrics, console):
+        if not config.run.save_model or _save_model(trainer, config, metrics, console):
             console.info(f"done: {config.run.train_steps:,} env steps, everything in {folder}")
             code, state, reason = 0, "done", ""
     except StopRequested as request:
@@ -167,43 +170,23 @@ def _run(config: Config, aside: Path | None, console: ConsoleReporter, signals: 
             write_status(folder, state, reason=reason, env_step=step)
         if trainer is not None:
             trainer.close()
+            if trainer.counters.best_reward is not None:
+                metrics.summary({"eval/best_episode_reward": trainer.counters.best_reward})
         metrics.close(code)
     return code
 
 
-def _trackers(config: Config, console: ConsoleReporter) -> list[Tracker]:
-    wandb = config.wandb
-    if not wandb.use_wandb:
-        return []
-    run, folder = config.run, config.run.folder
-    try:
-        identifier = run_id(folder)
-    except OSError as error:
-        console.warn(f"W&B is off: its run id cannot be kept in {folder}: {error.strerror}")
-        return []
-    tracker = start_wandb(
-        project=wandb.wandb_project,
-        entity=wandb.wandb_entity,
-        mode=wandb.wandb_mode,
-        run_id=identifier,
-        name=f"{run.task}-{run.modality}-{run.mode}-{run.exp_name}-{run.seed}",
-        group=f"{run.task}-{run.modality}-{run.mode}-{run.exp_name}",
-        tags=[run.task, run.modality, run.mode, run.preset],
-        config=config.flat(),
-        folder=folder,
-        warn=console.warn,
-    )
-    return [] if tracker is None else [tracker]
-
-
-def _save_model(trainer: Trainer, folder: Path, metrics: Metrics, console: ConsoleReporter) -> bool:
+def _save_model(
+    trainer: Trainer, config: Config, metrics: Metrics, console: ConsoleReporter
+) -> bool:
     """The weights in the published format; False if the disk did not take them."""
-    path = folder / "models" / "model.pt"
+    path = config.run.folder / "models" / "model.pt"
     buffer = io.BytesIO()
     torch.save(trainer.weights(), buffer)
     if not _write_or_warn(path, buffer.getvalue(), console):
         return False
-    metrics.artifact(path, "model")
+    if config.wandb.wandb_artifact:
+        metrics.artifact(path, f"model-{run_name(config)}")
     return True
 
 

@@ -1,0 +1,105 @@
+"""The published way against this project's, on full-size networks, in one process, interleaved.
+
+    python benchmarks/speed.py
+    python benchmarks/speed.py --json speed.json --rows plan_forward plan_back
+
+The reference is in ``published.py``. Each side runs with the number of threads that suits it best.
+Both do the same number of iterations (no early stop), and the results of both are compared. The
+floor is what this machine needs at least to read the weights or multiply the matrices, by rates
+that are measured at the start (``machine.py``).
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from cases import ROWS, Bench, Case
+from machine import thread_counts, timed_ms
+
+
+@dataclass(frozen=True)
+class Measured:
+    reference_ms: float
+    ours_ms: float
+    ratio: float
+    floor_ms: float
+
+
+def measure(case: Case) -> Measured:
+    """Medians, and the median of the ratios of neighbouring calls."""
+    sides = [(case.reference, best_threads(case.reference)), (case.ours, best_threads(case.ours))]
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(case.repeats):
+        for (function, threads), taken in zip(sides, times, strict=True):
+            torch.set_num_threads(threads)
+            taken.append(timed_ms(function))
+    ratios = [reference / ours for reference, ours in zip(*times, strict=True)]
+    medians = [case.scale * statistics.median(taken) for taken in times]
+    return Measured(medians[0], medians[1], statistics.median(ratios), case.floor_ms)
+
+
+def best_threads(function: Callable[[], Any]) -> int:
+    """The number of threads with the fastest of three calls each, taken in turns."""
+    taken: dict[int, list[float]] = {threads: [] for threads in thread_counts()}
+    for _ in range(4):
+        for threads, times in taken.items():
+            torch.set_num_threads(threads)
+            times.append(timed_ms(function))
+    return min(taken, key=lambda threads: min(taken[threads][1:]))
+
+
+def table(rows: Iterable[tuple[Case, Measured]]) -> Table:
+    shown = Table("name", "what", box=None, header_style="bold")
+    for column in ("reference ms", "ours ms", "ratio", "reach", "floor ms"):
+        shown.add_column(column, justify="right")
+    shown.add_column("both agree")
+    for case, row in rows:
+        times = (f"{time:,.1f}" for time in (row.reference_ms, row.ours_ms))
+        reach, floor = f"{case.reach:g}", f"{row.floor_ms:,.1f}"
+        shown.add_row(
+            case.name, case.what, *times, f"{row.ratio:.2f}", reach, floor, case.agreement
+        )
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file too")
+    parser.add_argument("--eager", action="store_true", help="ours without compile=true")
+    arguments = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print("measuring this machine's rates …")
+    bench = Bench(compiled=not arguments.eager, say=console.print)
+    console.print(bench.machine_line)
+    done: list[tuple[Case, Measured]] = []
+    for name in arguments.rows:
+        console.print(f"{name} …")
+        case = ROWS[name](bench)
+        done.append((case, measure(case)))
+        console.print(
+            f"{name}: {done[-1][1].reference_ms:,.1f} / {done[-1][1].ours_ms:,.1f} ms, "
+            f"ratio {done[-1][1].ratio:.2f}"
+        )
+        if arguments.json:
+            numbers = {case.name: vars(copy.copy(row)) for case, row in done}
+            arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")
+    console.print(table(done))
+
+
+if __name__ == "__main__":
+    main()

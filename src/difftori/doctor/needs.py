@@ -1,0 +1,139 @@
+"""What the chosen command needs beside packages: a renderer, memory, disk, W&B."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from difftori.doctor.report import Finding, Verdict, sentence
+
+RENDER_TIMEOUT_SECONDS = 300
+WRITE_BYTES = 8 << 20
+MEMORY_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
+
+# In a process of its own: a driver can crash, and a choice of renderer cannot be undone.
+_FRAME = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from difftori.envs.rendering import prepare_rendering
+backend = prepare_rendering()
+import mujoco
+model = mujoco.MjModel.from_xml_string(
+    '<mujoco><worldbody><light pos="0 0 2"/><geom size="1" pos="0 0 -2"/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+with mujoco.Renderer(model, 84, 84) as renderer:
+    renderer.update_scene(data)
+    assert renderer.render().any(), "the picture is black"
+    began = time.perf_counter()
+    for _ in range(20):
+        renderer.update_scene(data)
+        renderer.render()
+    print("frame", backend or "display", (time.perf_counter() - began) * 50)
+"""
+
+
+def rendering(*, needed: bool) -> Finding:
+    """Renders test frames as a run would; the backend that does is kept for this process."""
+    wrong: Verdict = "fix" if needed else "note"
+    source = str(Path(__file__).resolve().parents[2])
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _FRAME, source],
+            capture_output=True,
+            text=True,
+            timeout=RENDER_TIMEOUT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        text = f"no test frame within {RENDER_TIMEOUT_SECONDS} s"
+        return Finding(wrong, text, "try again when this machine is less busy")
+    for line in probe.stdout.splitlines():
+        if line.startswith("frame "):
+            _, backend, milliseconds = line.split()
+            if backend != "display":
+                os.environ["MUJOCO_GL"] = backend
+            return Finding("ok", f"{backend}, {float(milliseconds):.1f} ms for an 84×84 frame")
+    chosen = os.environ.get("MUJOCO_GL", "").strip()
+    remedy = "apt install libegl1 libgl1-mesa-dri"
+    if chosen.lower() == "osmesa":
+        remedy = "apt install libosmesa6, or unset MUJOCO_GL"
+    elif chosen:
+        remedy = "unset MUJOCO_GL"
+    said = [line for line in probe.stderr.splitlines() if line and not line[0].isspace()]
+    reason = said[-1][:110] if said else f"exit code {probe.returncode}"
+    use = "" if needed else " (only pixels and videos need it)"
+    return Finding(wrong, f"no test frame{use}: {reason}", remedy)
+
+
+def memory(need: float, *, on_cpu: bool) -> Finding:
+    """``need`` is the full replay buffer's, in bytes."""
+    from difftori.run.resources import available_memory, format_bytes
+
+    text = f"the replay buffer will take up to {format_bytes(need)}"
+    if not on_cpu:
+        return Finding("ok", f"{text} of the GPU's memory")
+    room = [limit for limit in (available_memory(), memory_left_in_job()) if limit is not None]
+    if not room:
+        return Finding("note", f"{text}; the system does not say what is free")
+    text += f", {format_bytes(min(room))} free"
+    if need > min(room):
+        return Finding("fix", text, "lower max_buffer_size, or ask for more memory")
+    return Finding("ok", text)
+
+
+def memory_left_in_job() -> int | None:
+    """Bytes to this container's or job's limit; None if there is no limit."""
+    try:
+        limit, used = (int(Path(name).read_text()) for name in MEMORY_FILES)
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+    return max(0, limit - used)
+
+
+def disk(folder: Path, need: float) -> Finding:
+    """Writes a little where the run would: a full or read-only disk shows only then."""
+    from difftori.run.resources import format_bytes
+
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    elsewhere = "free some space, or log_dir= elsewhere"
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(WRITE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return Finding("fix", f"{place} cannot be written: {error.strerror}", elsewhere)
+    free = shutil.disk_usage(place).free
+    text = f"the run will take up to {format_bytes(need)}, {format_bytes(free)} free in {place}"
+    return Finding("fix", text, elsewhere) if need > free else Finding("ok", text)
+
+
+def run_folder(folder: Path) -> Finding:
+    if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
+        return Finding("ok", f"{folder} holds a run: the same command goes on with it")
+    return Finding("ok", f"{folder} is free")
+
+
+def wandb_login(wandb_config: Any) -> Finding:
+    """Whether there is a key; asks neither the user nor the server."""
+    used, offline = wandb_config.use_wandb, wandb_config.wandb_mode == "offline"
+    wrong: Verdict = "fix" if used and not offline else "note"
+    unused = "" if used else "; not used: use_wandb=false"
+    try:
+        import wandb
+
+        wandb.setup(wandb.Settings(silent=True))
+        logged_in = bool(wandb.login(prompt=False, verify=False))
+    except Exception as error:  # wandb raises many kinds of errors, and may be broken
+        broken: Verdict = "fix" if used else "note"
+        return Finding(broken, f"cannot be used: {sentence(error)}{unused}", "pip install wandb")
+    if logged_in:
+        return Finding("ok", f"logged in{unused}")
+    if used and offline:
+        return Finding("ok", "nobody is logged in; wandb_mode=offline keeps the records here")
+    return Finding(wrong, f"nobody is logged in{unused}", "wandb login")

@@ -1,0 +1,96 @@
+"""Compiled against eager, in a process of its own: the compiler cannot read the shape checks that
+the tests put into every function. Prints one JSON line for each comparison.
+
+    python tests/compiled.py
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from builders import AFTER_SCHEDULES, generators, random_batch, random_obs, tiny_config, tiny_model
+from difftori.compiling import EAGER, Compiler
+from difftori.learning import losses
+from difftori.learning.learner import Learner
+from difftori.planning.actor import Actor
+
+CONFIG = tiny_config("mode=back_plan", horizon=2, max_iterations=4, backward_num_iterations=2)
+
+
+def fail(text: str) -> None:
+    raise RuntimeError(text)
+
+
+def plan(compiler: Compiler) -> list[Tensor]:
+    """The actions, and the gradient of the loss on them."""
+    model, obs = tiny_model(CONFIG), random_obs(2)
+    planned = Actor(model, CONFIG, compiler).act(
+        obs,
+        episode_start_step=AFTER_SCHEDULES,
+        update_step=0,
+        carry=None,
+        explore=False,
+        generators=generators(2),
+        differentiate=True,
+    )
+    assert planned.differentiable_action is not None
+    loss = losses.plan_loss(model, obs, planned.differentiable_action).sum()
+    return [planned.action, *torch.autograd.grad(loss, model.plan_parameters())]
+
+
+def act(compiler: Compiler) -> list[Tensor]:
+    """A plan over one step, without a gradient: little to compile."""
+    actor = Actor(tiny_model(CONFIG), CONFIG, compiler)
+    with torch.no_grad():
+        planned = actor.act(
+            random_obs(1),
+            episode_start_step=CONFIG.actor.planner_start_step,
+            update_step=0,
+            carry=None,
+            explore=False,
+            generators=generators(1),
+        )
+    return [planned.action]
+
+
+def learn(compiler: Compiler) -> list[Tensor]:
+    """Losses, priorities and parameters after three updates."""
+    model, generator = tiny_model(CONFIG), torch.Generator().manual_seed(0)
+    learner = Learner(
+        model, CONFIG.learner, generator=generator, max_nonfinite=1, compiler=compiler
+    )
+    for step in range(3):
+        metrics, priority = learner.update(random_batch(horizon=2, seed=step), step)
+    assert priority is not None
+    return [*metrics.values(), priority, *model.parameters()]
+
+
+def compare(name: str, function: Any, *args: Any, backend: str = "aot_eager") -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = function(Compiler(True, warn=fail, backend=backend), *args)
+    graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+    eager = function(EAGER, *args)
+    deviation = max(
+        float((a - b).detach().abs().max()) for a, b in zip(compiled, eager, strict=True)
+    )
+    print(json.dumps({"name": name, "graphs": graphs, "breaks": breaks, "deviation": deviation}))
+
+
+def main() -> None:
+    compare("plan", plan)
+    if shutil.which("g++") or shutil.which("clang++"):
+        compare("plan by the real compiler", act, backend="inductor")
+    compare("update", learn)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Estimates equal those of rliable 1.2.0 on the same scores."""
+
+import numpy as np
+import pytest
+
+from difftori.report.statistics import Array, aggregate, estimate, performance_profile
+
+# runs × tasks
+SCORES = np.array(
+    [
+        [0.10, 0.50, 0.90, 0.20],
+        [0.30, 0.60, 0.80, 0.10],
+        [0.20, 0.40, 0.95, 0.40],
+        [0.70, 0.55, 0.85, 0.15],
+        [0.15, 0.65, 0.99, 0.30],
+    ]
+)
+
+
+def by_task(scores: Array) -> list[Array]:
+    return [scores[:, [task]].T for task in range(scores.shape[1])]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "low", "high"),
+    [("mean", 0.4895, 0.437, 0.552), ("iqm", 0.46, 0.37, 0.56)],
+)
+def test_estimates_of_reference(metric: str, value: float, low: float, high: float) -> None:
+    found = estimate(by_task(SCORES), metric)  # type: ignore[arg-type]
+    assert found.value == pytest.approx([value])
+    # two draws of thousands of resamples differ in the third digit
+    assert found.low == pytest.approx([low], abs=0.01)
+    assert found.high == pytest.approx([high], abs=0.01)
+
+
+def test_profile_of_reference() -> None:
+    tasks = [SCORES[:, task] for task in range(4)]
+    found = performance_profile(tasks, np.array([0.1, 0.5, 0.9]))
+    assert found.value == pytest.approx([0.9, 0.45, 0.1])
+    assert found.low == pytest.approx([0.75, 0.3, 0.0])
+    assert found.high == pytest.approx([1.0, 0.6, 0.2])
+
+
+def test_the_iqm_leaves_out_the_outer_quarters() -> None:
+    assert aggregate([np.array([[0.0, 1.0, 2.0, 900.0]])], "iqm") == pytest.approx([1.5])
+    assert aggregate([np.array([[1.0, 2.0, 9.0]])], "iqm") == pytest.approx([4.0])
+
+
+def test_runs_are_drawn_within_their_task() -> None:
+    """Tasks of unlike difficulty are no uncertainty: other seeds would give the same."""
+    found = estimate([np.zeros((1, 5)), np.ones((1, 5))], "mean")
+    assert (found.low[0], found.high[0]) == (0.5, 0.5)
+
+
+def test_tasks_count_the_same_with_more_seeds() -> None:
+    assert aggregate([np.zeros((1, 9)), np.ones((1, 1))], "mean") == pytest.approx([0.5])
+
+
+def test_tasks_count_the_same_in_the_iqm_too() -> None:
+    """Runs that were repeated say nothing new."""
+    once = [SCORES[:4, [0]].T, SCORES[:2, [1]].T, SCORES[:4, [2]].T, SCORES[:4, [3]].T]
+    repeated = [once[0], np.repeat(once[1], 2, axis=-1), once[2], once[3]]
+    assert aggregate(once, "iqm") == pytest.approx(aggregate(repeated, "iqm"))
+    assert aggregate(once, "iqm") != pytest.approx(np.concatenate(once, axis=-1).mean())
+
+
+def test_a_task_with_one_run_is_fixed() -> None:
+    found = estimate([np.array([[0.0, 1.0]]), np.array([[4.0]])], "mean")
+    assert (found.low[0], found.value[0], found.high[0]) == (2.0, 2.25, 2.5)
+
+
+def test_one_run_has_no_interval() -> None:
+    found = estimate([np.array([[3.0], [4.0]])], "iqm")
+    assert list(found.value) == [3.0, 4.0]
+    assert np.isnan(found.low).all()
+    assert np.isnan(found.high).all()
+
+
+def test_the_same_runs_give_the_same_interval() -> None:
+    assert estimate(by_task(SCORES), "iqm").low == estimate(by_task(SCORES), "iqm").low

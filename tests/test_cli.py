@@ -1,0 +1,28 @@
+"""What happens to the command line's words before Hydra reads them."""
+
+import pytest
+
+from difftori import cli
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("task=metaworld-drawer-open", "task=mw-drawer-open"),
+        ("task=metaworld-reach,cup-catch,metaworld-push", "task=mw-reach,cup-catch,mw-push"),
+        ("task=choice(metaworld-reach,mw-push)", "task=choice(mw-reach,mw-push)"),
+        ("++task='metaworld-reach'", "++task='mw-reach'"),
+        ("task=mw-reach", "task=mw-reach"),
+        ("exp_name=metaworld-reach", "exp_name=metaworld-reach"),
+        ("log_dir=logs/task=metaworld-x", "log_dir=logs/task=metaworld-x"),
+        ("--help", "--help"),
+    ],
+)
+def test_published_names_of_tasks_are_understood(word: str, meant: str) -> None:
+    assert cli.rename_tasks(["seed=1", word]) == ["seed=1", meant]
+
+
+def test_published_names_are_checked_as_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.refuse_unknown_words(cli.rename_tasks(["task=metaworld-drawer-opn"]))
+    assert "did you mean mw-drawer-open" in capsys.readouterr().err

@@ -1,0 +1,45 @@
+"""The plot command as a user types it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def plot(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "src/plot.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
+    done = plot(f"{tmp_path}/nowhere", "--out", f"{tmp_path}/out")
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path}/nowhere: no such folder\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_and_tables_are_written_and_named(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        "{task: cup-catch, modality: state, mode: default, exp_name: e, seed: 1, "
+        "suite: dmcontrol, train_steps: 20, eval_freq: 10}"
+    )
+    (folder / "eval.csv").write_text("env_step,episode_reward,episode_success\n10,5.0,\n20,7.0,\n")
+    done = plot(f"{folder}", "--out", f"{tmp_path}/out", "--metric", "iqm", "--until", "1k")
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path}/out/curves-dmcontrol-state: png, pdf, csv, md" in done.stdout
+    assert "| cup-catch | 20 | 7 |" in (tmp_path / "out/curves-dmcontrol-state.md").read_text()
+
+
+def test_a_word_that_is_no_number_of_steps_is_refused(tmp_path: Path) -> None:
+    done = plot(f"{tmp_path}", "--until", "soon")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: argument --until: expected a number of env steps like 500k")
