@@ -71,12 +71,13 @@ class Window:
             return
         if self._surface is None:
             self._open(frame.shape[1], frame.shape[0])
+        single_step = False
         while not self.closed and time.monotonic() < self._due:
-            self._look_at_events()
+            single_step |= self._look_at_events()
             time.sleep(max(0.0, min(0.02, self._due - time.monotonic())))
         self._due = max(self._due, time.monotonic() - self._period) + self._period
         self._draw(frame)
-        single_step = self._look_at_events()
+        single_step |= self._look_at_events()
         while self._paused and not self.closed and not single_step:
             time.sleep(0.02)
             single_step = self._look_at_events()
