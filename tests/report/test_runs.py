@@ -117,3 +117,12 @@ def test_the_last_record_is_the_last_whole_one(tmp_path: Path) -> None:
     assert last_record(tmp_path) == lines[1]
     assert last_record(tmp_path, "eval") == lines[0]
     assert last_record(tmp_path / "nowhere") is None
+
+
+def test_the_latest_session_of_a_run_says_where_it_comes_from(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, {10: 1.0})
+    sessions = [{"git_commit": "a", "versions": {}}, {"git_commit": "b", "versions": {"x": "1"}}]
+    (folder / "provenance.json").write_text(json.dumps({"sessions": sessions}))
+    provenance = read_run(folder).provenance
+    assert provenance is not None
+    assert (provenance.git_commit, provenance.versions) == ("b", {"x": "1"})

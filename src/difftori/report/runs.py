@@ -208,9 +208,13 @@ def _evaluation(cells: Mapping[str | Any, str | Any]) -> Evaluation | None:
 
 
 def _read_provenance(path: Path) -> tuple[Provenance | None, str]:
-    """What the file says and what is wrong with it; a missing file is no fault."""
+    """What the file says of the latest session, and what is wrong with it.
+
+    A missing file is no fault.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        record = (record.get("sessions") or [record])[-1]
         versions = record.get("versions") or {}
         return Provenance(
             command=tuple(map(str, record.get("command") or ())),
