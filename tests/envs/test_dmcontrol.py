@@ -159,3 +159,14 @@ def test_videos_can_be_rendered_in_both_modalities(modality: str) -> None:
     assert image.dtype == np.uint8
     assert not np.array_equal(image, other), "the picture does not follow the episode"
     env.close()
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_a_picture_may_be_larger_than_the_models_framebuffer(pixels: bool) -> None:
+    env, _ = make_env(task("cartpole", "swingup", repeat=8), "pixels" if pixels else "state")
+    before, _ = env.reset(seed=0)
+    assert env.render(720, 700).shape == (720, 700, 3)
+    again, _ = env.reset(seed=0)
+    assert np.array_equal(before, again)
+    assert env.seconds_per_step == pytest.approx(0.08)
+    env.close()

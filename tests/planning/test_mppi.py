@@ -184,3 +184,25 @@ def test_std_stays_between_its_floor_and_the_initial_one(floor: float) -> None:
         for explore in (False, True)
     )
     assert 0 < (noisy.action - still.action).abs().item() < 6 * INITIAL_STD
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_the_whole_plan_is_the_mean_and_its_return_is_known_on_request(carried: bool) -> None:
+    """Reward −‖a − target‖² for three steps of zero latents, value 0."""
+    target = torch.tensor([0.6, -0.3])
+    carry = torch.full((1, 3, 2), 0.5) if carried else None
+    result = plan(TargetModel(target.tolist()), torch.zeros(1, 1), carry=carry, score_means=True)
+    assert torch.equal(result.actions, result.carry.transpose(0, 1))
+    moved_on = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]]) * carried
+    assert torch.equal(result.first_guess[:, 0], moved_on)
+    discounts = MPPI.discount ** torch.arange(3)
+    for name, actions in (("before", moved_on), ("after", result.actions[:, 0])):
+        expected = -(discounts * (actions - target).square().sum(dim=1)).sum()
+        torch.testing.assert_close(result.stats[f"mean_return_{name}"], expected[None])
+
+
+def test_asking_for_the_means_returns_changes_no_decision(model: WorldModel) -> None:
+    asked, plain = (plan(model, random_obs(2), SMALL, score_means=ask) for ask in (True, False))
+    assert torch.equal(asked.action, plain.action)
+    assert torch.equal(asked.carry, plain.carry)
+    assert plain.stats.keys() == {"plan_return_after"}

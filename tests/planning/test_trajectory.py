@@ -7,7 +7,7 @@ from planning_fakes import LinearModel, TargetModel
 from builders import generators, random_obs, tiny_config, tiny_model
 from difftori.config import TrajectoryConfig
 from difftori.model.world_model import WorldModel
-from difftori.planning.returns import policy_rollout
+from difftori.planning.returns import plan_return, policy_rollout
 from difftori.planning.trajectory import TrajectoryPlanner
 from difftori.types import Plan
 
@@ -207,3 +207,17 @@ def test_options_come_from_the_config_by_name() -> None:
     config = tiny_config(damping=0.7, step_size=0.02, value_offset=50.0, max_iterations=9)
     options = asdict(TrajectoryPlanner(TargetModel([0.0]), config.trajectory)._solver._options)
     assert options == {name: getattr(config.trajectory, name) for name in options}
+
+
+@pytest.mark.parametrize("solver", ["residual", "published"])
+def test_the_whole_plan_and_its_first_guess_come_with_it(model: WorldModel, solver: str) -> None:
+    config, obs = tiny_config(solver=solver).trajectory, random_obs(2)
+    result = plan(model, config, obs, differentiate=True)
+    assert torch.equal(result.actions[0], result.action)
+    assert not result.actions.requires_grad
+    assert not result.first_guess.requires_grad
+    z = model.encode(obs)
+    for name, actions in (("before", result.first_guess), ("after", result.actions)):
+        expected = plan_return(model, z, actions.clamp(-1, 1), config.discount).squeeze(1)
+        stat = result.stats[f"plan_return_{name}"]
+        torch.testing.assert_close(stat, expected.detach(), atol=1e-3, rtol=0)

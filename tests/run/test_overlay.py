@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from difftori.run.charts import thought
 from difftori.run.evaluation import Moment
-from difftori.run.overlay import PlanPanel, thought
+from difftori.run.overlay import PlanPanel
 from difftori.types import Plan
 
 LENGTH, HORIZON = 8, 3
