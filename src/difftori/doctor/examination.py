@@ -1,5 +1,6 @@
 """All checks in order, for the command that the overrides describe."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -36,6 +37,8 @@ def examine(overrides: Sequence[str]) -> int:
     missing = report.fixes
     report.check("rendering", lambda: needs.rendering(needed=pictures))
     blind = report.fixes > missing
+    if blind:
+        os.environ["MUJOCO_GL"] = "disabled"  # the simulator loads without a renderer only so
     report.check("memory", lambda: _memory(config))
     report.check("disk", lambda: _disk(config))
     report.check("run folder", lambda: needs.run_folder(config.run.folder))
@@ -143,15 +146,15 @@ def _speed(config: "Config") -> list[Finding]:
     counts = speed.work(config, episode_length)
     took = speed.estimate(measured, counts, config, episode_length)
 
-    def ms(seconds: float) -> str:
-        return f"{1000 * seconds:.3g} ms"
+    def each(seconds: float) -> str:
+        return f"{seconds:.2g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
     parts = f"acting {format_seconds(took.acting)}, learning {format_seconds(took.learning)}, "
     return [
         Finding(
             "ok",
-            f"environment {ms(measured.env)}, plan {ms(measured.plan)}, "
-            f"update {ms(measured.update)}, of an agent step each",
+            f"environment {each(measured.env)}, plan {each(measured.plan)}, "
+            f"update {each(measured.update)}, of an agent step each",
         ),
         Finding(
             "ok",

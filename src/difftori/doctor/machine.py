@@ -23,7 +23,7 @@ def threads(wanted: int | None) -> Finding:
     cores = usable_cores()
     used = torch.get_num_threads() if wanted is None else wanted
     load = os.getloadavg()[0]
-    text = f"{cores:g} cores, {used} threads, load {load:.1f}"
+    text = f"{cores:g} cores, threads={used}, load {load:.1f}"
     if used > cores:
         return Finding("note", f"{text}: threads wait for each other", f"threads={int(cores) or 1}")
     if load > cores:
@@ -51,7 +51,7 @@ def compiler() -> Finding:
         if path is not None and _compiles(path):
             return Finding("ok", f"{name} compiles C++ with OpenMP")
     return Finding(
-        "note", "no C++ compiler with OpenMP; only torch.compile would need it", "install g++"
+        "note", "no C++ compiler with OpenMP; only compile=true would use it", "install g++"
     )
 
 

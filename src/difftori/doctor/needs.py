@@ -8,9 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from difftori.doctor.report import Finding, Verdict, sentence
+from difftori.doctor.report import Finding, Verdict
 
 RENDER_TIMEOUT_SECONDS = 300
+LOGIN_TIMEOUT_SECONDS = 120
+SWITCHED_OFF = ("off", "disable", "disabled", "false", "0")
+"""values of MUJOCO_GL that ask for no renderer"""
 WRITE_BYTES = 8 << 20
 MEMORY_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 
@@ -35,10 +38,21 @@ with mujoco.Renderer(model, 84, 84) as renderer:
     print("frame", backend or "display", (time.perf_counter() - began) * 50)
 """
 
+_LOGIN = """
+import wandb
+wandb.setup(wandb.Settings(silent=True))
+print("LOGIN", bool(wandb.login(prompt=False, verify=False)))
+"""
+
 
 def rendering(*, needed: bool) -> Finding:
-    """Renders test frames as a run would; the backend that does is kept for this process."""
-    wrong: Verdict = "fix" if needed else "note"
+    """Renders test frames as a run would; the backend that does is kept for this process.
+
+    A chosen backend that does not work is always to fix: the simulator does not load with it.
+    """
+    chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
+    off = chosen in SWITCHED_OFF
+    wrong: Verdict = "fix" if needed or (chosen and not off) else "note"
     source = str(Path(__file__).resolve().parents[2])
     try:
         probe = subprocess.run(
@@ -56,15 +70,14 @@ def rendering(*, needed: bool) -> Finding:
             if backend != "display":
                 os.environ["MUJOCO_GL"] = backend
             return Finding("ok", f"{backend}, {float(milliseconds):.1f} ms for an 84×84 frame")
-    chosen = os.environ.get("MUJOCO_GL", "").strip()
     remedy = "apt install libegl1 libgl1-mesa-dri"
-    if chosen.lower() == "osmesa":
+    if chosen == "osmesa":
         remedy = "apt install libosmesa6, or unset MUJOCO_GL"
     elif chosen:
         remedy = "unset MUJOCO_GL"
     said = [line for line in probe.stderr.splitlines() if line and not line[0].isspace()]
     reason = said[-1][:110] if said else f"exit code {probe.returncode}"
-    use = "" if needed else " (only pixels and videos need it)"
+    use = "" if wrong == "fix" else " (only pixels and videos need it)"
     return Finding(wrong, f"no test frame{use}: {reason}", remedy)
 
 
@@ -124,15 +137,22 @@ def wandb_login(wandb_config: Any) -> Finding:
     used, offline = wandb_config.use_wandb, wandb_config.wandb_mode == "offline"
     wrong: Verdict = "fix" if used and not offline else "note"
     unused = "" if used else "; not used: use_wandb=false"
+    # in a process of its own: wandb starts a service, which writes to the terminal
     try:
-        import wandb
-
-        wandb.setup(wandb.Settings(silent=True))
-        logged_in = bool(wandb.login(prompt=False, verify=False))
-    except Exception as error:  # wandb raises many kinds of errors, and may be broken
+        probe = subprocess.run(
+            [sys.executable, "-c", _LOGIN],
+            capture_output=True,
+            text=True,
+            timeout=LOGIN_TIMEOUT_SECONDS,
+        )
+        answers = [line for line in probe.stdout.splitlines() if line.startswith("LOGIN ")]
+        reason = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
+    except subprocess.TimeoutExpired:
+        answers, reason = [], f"no answer within {LOGIN_TIMEOUT_SECONDS} s"
+    if not answers:
         broken: Verdict = "fix" if used else "note"
-        return Finding(broken, f"cannot be used: {sentence(error)}{unused}", "pip install wandb")
-    if logged_in:
+        return Finding(broken, f"cannot be used: {reason[:110]}{unused}", "pip install wandb")
+    if answers[0] == "LOGIN True":
         return Finding("ok", f"logged in{unused}")
     if used and offline:
         return Finding("ok", "nobody is logged in; wandb_mode=offline keeps the records here")

@@ -51,7 +51,9 @@ class Report:
             try:
                 found = look()
             except Exception as error:  # a broken package may raise anything
-                found = Finding("fix", f"cannot be checked: {sentence(error)}")
+                # most likely what was found before: one thing to fix is counted once
+                verdict: Verdict = "note" if self.fixes else "fix"
+                found = Finding(verdict, f"cannot be checked: {sentence(error)}")
         for finding in found if isinstance(found, list) else [found]:
             self.add(name, finding)
 
