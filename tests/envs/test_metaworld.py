@@ -52,6 +52,7 @@ def test_an_episode_is_a_hundred_agent_steps_and_never_ends_early() -> None:
     env, spec = make_env(task_spec("mw-drawer-close"), "state")
     assert (spec.episode_length, spec.action_repeat, spec.obs_shape) == (100, 2, (39,))
     assert env.action_space.shape == (spec.action_dim,) == (4,)
+    assert env.seconds_per_step == 0.025
     obs, _ = env.reset(seed=0)
     assert env.observation_space.contains(obs)
     played = play(env, 0, some_actions(100))

@@ -62,6 +62,7 @@ class MetaWorld:
         self._env = env
         self._bounds = env.sawyer_observation_space
         self._camera = camera
+        self.step_seconds = float(env.dt)
         self._renderers: dict[tuple[int, int], Any] = {}
         self._model_start = [field.copy() for field in self._movable()]
         env.model.vis.quality.shadowsize = _SHADOW_MAP_SIZE
