@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
 
-from difftori.config import Config, ConfigError, from_flat
+from difftori.config import Config, ConfigError, from_flat, one_line
 from difftori.envs import ControlEnv
 from difftori.envs.rendering import prepare_rendering
 from difftori.model.world_model import WorldModel
@@ -16,10 +19,29 @@ from difftori.run.checkpoint import read_latest
 from difftori.run.training import read_config
 from difftori.run.tree_file import CheckpointError, load_tree
 from difftori.run.weights import read_weights
+from difftori.sections import Section
 from difftori.types import EnvSpec
 
 FULLY_TRAINED_STEP = 10**9
 """agent step of weights without counters: every schedule has ended"""
+
+
+OptionsT = TypeVar("OptionsT", bound=Section)
+
+
+def read_options(cfg: DictConfig, kind: type[OptionsT]) -> OptionsT:
+    """The options of a command that takes ``run=``.
+
+    Raises:
+        ConfigError: without ``run``, or for an impossible value.
+    """
+    flat: Any = OmegaConf.to_container(cfg)
+    if OmegaConf.is_missing(cfg, "run"):
+        raise ConfigError("run= is missing: a run's folder, logs/task/modality/mode/exp_name/seed")
+    try:
+        return kind.model_validate(flat)
+    except ValidationError as error:
+        raise ConfigError(one_line(error)) from error
 
 
 @dataclass(frozen=True)

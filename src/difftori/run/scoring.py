@@ -3,14 +3,12 @@
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError
+from omegaconf import DictConfig
 
-from difftori.config import ConfigError, one_line
-from difftori.run.agent import Agent, load_agent
+from difftori.config import ConfigError
+from difftori.run.agent import Agent, load_agent, read_options
 from difftori.run.console import ConsoleReporter
 from difftori.run.evaluation import Evaluation, evaluate
 from difftori.run.files import write_bytes
@@ -45,7 +43,7 @@ def score(cfg: DictConfig) -> int:
     Raises:
         ConfigError: an impossible value, no such run or checkpoint, or no display for ``live``.
     """
-    options = _options(cfg)
+    options = read_options(cfg, ScoringConfig)
     if options.live:
         require_window(options.run)
     watched = options.films or options.live
@@ -72,16 +70,6 @@ def score(cfg: DictConfig) -> int:
         elif options.films:
             console.info(f"video: {video}")
     return 1 if video_error or len(result.errors) == options.eval_episodes else 0
-
-
-def _options(cfg: DictConfig) -> ScoringConfig:
-    flat: Any = OmegaConf.to_container(cfg)
-    if OmegaConf.is_missing(cfg, "run"):
-        raise ConfigError("run= is missing: a run's folder, logs/task/modality/mode/exp_name/seed")
-    try:
-        return ScoringConfig.model_validate(flat)
-    except ValidationError as error:
-        raise ConfigError(one_line(error)) from error
 
 
 def _evaluate(

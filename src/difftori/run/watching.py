@@ -5,11 +5,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError
+from omegaconf import DictConfig
 
-from difftori.config import ConfigError, one_line
-from difftori.run.agent import load_agent
+from difftori.run.agent import load_agent, read_options
 from difftori.run.evaluation import Moment, evaluate
 from difftori.run.seeding import derive_seed
 from difftori.run.viewing import composer, film_fps, film_size, open_window, require_window
@@ -38,7 +36,7 @@ def watch(cfg: DictConfig) -> int:
     Raises:
         ConfigError: an impossible value, no such run or checkpoint, or no display.
     """
-    options = _options(cfg)
+    options = read_options(cfg, WatchConfig)
     require_window(options.run)
     print(f"loading {options.run}", flush=True)
     agent = load_agent(
@@ -82,13 +80,3 @@ def watch(cfg: DictConfig) -> int:
     finally:
         env.close()
     return 0
-
-
-def _options(cfg: DictConfig) -> WatchConfig:
-    flat: Any = OmegaConf.to_container(cfg)
-    if OmegaConf.is_missing(cfg, "run"):
-        raise ConfigError("run= is missing: a run's folder, logs/task/modality/mode/exp_name/seed")
-    try:
-        return WatchConfig.model_validate(flat)
-    except ValidationError as error:
-        raise ConfigError(one_line(error)) from error
