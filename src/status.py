@@ -24,6 +24,8 @@ def main() -> int:
     from difftori.report.progress import find_runs, listed_slurm_jobs, read_progress
     from difftori.report.progress_table import show
 
+    if not options.folder.exists():
+        cli.fail(f"{options.folder} does not exist; a study makes it within its first seconds")
     if not options.folder.is_dir():
         cli.fail(f"{options.folder} is not a folder")
     folders = find_runs(options.folder)

@@ -49,9 +49,8 @@ class Compiler:
             kind = _kind(args)
             if kind in versions:
                 return versions[kind](*args)
-            version = self._compiled(function, args)
-            result, compiled = self._first_run(name, function, version, args)
-            if compiled:
+            result, version = self._first_run(name, function, args)
+            if version is not None:
                 versions[kind] = version
             return result
 
@@ -66,10 +65,13 @@ class Compiler:
         version = FunctionType(code, alias.__globals__, "version", None, alias.__closure__)
         options: dict[str, Any] = {}
         if self._backend == "inductor":
+            from difftori.merged_products import MergeProducts  # imports the compiler
+
             # In this process, not in workers that a Ctrl-C would hit.
             torch._inductor.config.compile_threads = 1
             # What torch would check before each call, weight by weight, is known: see _kind.
             options["guard_filter_fn"] = lambda guards: [False for _ in guards]
+            options["post_grad_custom_pre_pass"] = MergeProducts()
             options["cpp_wrapper"] = all(arg is None or arg.is_cpu for arg in args)
         return torch.compile(
             version, fullgraph=True, dynamic=False, backend=self._backend, options=options or None
@@ -79,22 +81,22 @@ class Compiler:
         self,
         name: str,
         function: Callable[..., Any],
-        version: Callable[..., Any],
         args: Sequence[Tensor | None],
-    ) -> tuple[Any, bool]:
-        """The result, and whether it came from the compiled version."""
+    ) -> tuple[Any, Callable[..., Any] | None]:
+        """The result, and the compiled version unless it cannot be compiled."""
         shapes = ", ".join("×".join(map(str, arg.shape)) for arg in args if arg is not None)
         self._announce(f"compiling {name} for {shapes}: this takes up to a minute, once")
         begin = time.monotonic()
         try:
+            version = self._compiled(function, args)
             result = version(*args)
         except Exception as error:  # the compiler raises many kinds; eager is always right
             self.enabled = False
             reason = " ".join(str(error).split("\n\n")[0].split())
             self._warn(f"compile=true is off: {name} cannot be compiled here ({reason})")
-            return function(*args), False
+            return function(*args), None
         self._announce(f"compiled {name} in {time.monotonic() - begin:.0f} s")
-        return result, True
+        return result, version
 
 
 def _kind(args: Sequence[Tensor | None]) -> tuple[Any, ...]:

@@ -79,11 +79,11 @@ def kinds(network: nn.Module) -> list[str]:
 
 
 def test_layers_are_the_described_ones() -> None:
-    mlp = ["Linear", "ELU", "Linear", "ELU", "Linear"]
-    critic = ["Linear", "LayerNorm", "Tanh", "Linear", "ELU", "Linear"]
-    encoder = ["ScalePixels", *["Conv2d", "ReLU"] * 4, "Flatten", "Linear"]
+    mlp = ["Linear", "ELU", "Linear", "ELU", "OutputLayer"]
+    critic = ["Linear", "LayerNorm", "Tanh", "Linear", "ELU", "OutputLayer"]
+    encoder = ["ScalePixels", *["Conv2d", "ReLU"] * 4, "Flatten", "OutputLayer"]
     state, pixels = fresh("state"), fresh("pixels")
-    assert kinds(state._encoder) == ["Linear", "ELU", "Linear"]
+    assert kinds(state._encoder) == ["Linear", "ELU", "OutputLayer"]
     for model in (state, pixels):
         assert kinds(model._dynamics) == kinds(model._reward) == kinds(model._pi) == mlp
         assert kinds(model._Q1) == kinds(model._Q2) == critic

@@ -48,8 +48,8 @@ def td_targets(
     """
     z_next = model.encode(next_obs)
     next_action = model.policy(z_next, policy_noise)
-    y = reward + discount * torch.minimum(*_precise(*target.q(z_next, next_action)))
-    y_obs = reward + discount * torch.minimum(*_precise(*target.q_obs(next_obs, next_action)))
+    y = reward + discount * torch.minimum(*target.q(z_next, next_action))
+    y_obs = reward + discount * torch.minimum(*target.q_obs(next_obs, next_action))
     return y, y_obs
 
 
@@ -83,10 +83,10 @@ def model_loss(
         y, y_obs = td_targets(model, target, next_obs, reward, discount, policy_noise)
     latents = rollout(model, model.encode(obs), action)
     z, z_next = latents[:-1], latents[1:]
-    q1, q2 = _precise(*model.q(z, action))
+    q1, q2 = model.q(z, action)
     observed = torch.cat([obs.unsqueeze(0), next_obs[:-1]])
-    q1_obs, q2_obs = _precise(*model.q_obs(observed, action))
-    predicted, z_next, z_target = _precise(model.reward(z, action), z_next, z_target)
+    q1_obs, q2_obs = model.q_obs(observed, action)
+    predicted = model.reward(z, action)
 
     steps = torch.arange(len(action), device=weight.device)
     rho_t = (rho**steps).to(reward.dtype).view(-1, 1, 1)
@@ -110,13 +110,8 @@ def model_loss(
         weighted=weighted,
         terms=terms,
         priority=(rho_t * error).sum(dim=0).squeeze(1).clamp(max=LOSS_CAP),
-        latents=_precise(latents.detach())[0],
+        latents=latents.detach(),
     )
-
-
-def _precise(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """At least float32: losses are differences of near numbers, and never taken in bf16."""
-    return tuple(t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors)
 
 
 def policy_loss(
@@ -126,7 +121,7 @@ def policy_loss(
     policy_noise: Float[Tensor, "T B A"] | None,
 ) -> Float[Tensor, ""]:
     """−Σ_t ρ^t mean_B min_i Q_i(z_t, π̃(z_t)) on given latents (TD-MPC, eq. 10)."""
-    q = torch.minimum(*_precise(*model.q(latents, model.policy(latents, policy_noise))))
+    q = torch.minimum(*model.q(latents, model.policy(latents, policy_noise)))
     rho_t = (rho ** torch.arange(len(latents), device=latents.device)).to(q.dtype)
     return -(rho_t * q.mean(dim=(1, 2))).sum()
 

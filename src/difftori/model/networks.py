@@ -3,6 +3,21 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
+
+
+class OutputLayer(nn.Linear):
+    """A network's last layer, which autocast leaves in float32.
+
+    Values, rewards and latents are compared with each other, and bf16 has three digits; the
+    product is small beside those of the hidden layers.
+    """
+
+    def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
 def mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
@@ -12,7 +27,7 @@ def mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
         nn.ELU(),
         nn.Linear(hidden_dim, hidden_dim),
         nn.ELU(),
-        nn.Linear(hidden_dim, out_dim),
+        OutputLayer(hidden_dim, out_dim),
     )
 
 
@@ -24,13 +39,13 @@ def critic(in_dim: int, hidden_dim: int) -> nn.Sequential:
         nn.Tanh(),
         nn.Linear(hidden_dim, hidden_dim),
         nn.ELU(),
-        nn.Linear(hidden_dim, 1),
+        OutputLayer(hidden_dim, 1),
     )
 
 
 def state_encoder(obs_dim: int, hidden_dim: int, latent_dim: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(obs_dim, hidden_dim), nn.ELU(), nn.Linear(hidden_dim, latent_dim)
+        nn.Linear(obs_dim, hidden_dim), nn.ELU(), OutputLayer(hidden_dim, latent_dim)
     )
 
 
@@ -50,7 +65,7 @@ def pixel_encoder(
     for kernel in (7, 5, 3, 3):
         layers += [nn.Conv2d(channels, num_channels, kernel, stride=2), nn.ReLU()]
         size, channels = (size - kernel) // 2 + 1, num_channels
-    layers += [nn.Flatten(), nn.Linear(num_channels * size * size, latent_dim)]
+    layers += [nn.Flatten(), OutputLayer(num_channels * size * size, latent_dim)]
     return nn.Sequential(*layers)
 
 
