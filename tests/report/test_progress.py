@@ -51,6 +51,24 @@ def test_a_run_that_goes_on(tmp_path: Path) -> None:
     assert run.key == {**KEY, "seed": 1}
 
 
+def test_acting_at_random_tells_no_time_left(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, records=0, state="running", env_step=0)
+    record = {"env_step": 100, "elapsed_seconds": 1, "planner": "random", "updates": 0}
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text(json.dumps(record) + "\n")
+    with RunLock(folder):
+        assert read_progress(folder).left_seconds is None
+        learned = {**record, "env_step": 200, "elapsed_seconds": 10, "updates": 100}
+        metrics.write_text(metrics.read_text() + json.dumps(learned) + "\n")
+        assert read_progress(folder).left_seconds == pytest.approx(40, abs=5)
+
+
+def test_seeds_are_listed_by_number(tmp_path: Path) -> None:
+    for seed in (21, 3, 100):
+        make_run(tmp_path, seed=seed)
+    assert [folder.name for folder in find_runs(tmp_path)] == ["3", "21", "100"]
+
+
 def test_a_run_that_was_resumed_long_after_is_not_almost_done(tmp_path: Path) -> None:
     folder = make_run(tmp_path, records=4, state="running", env_step=450)
     os.utime(folder / "metrics.jsonl", (1, 1))

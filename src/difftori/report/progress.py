@@ -81,7 +81,12 @@ def _walk(place: Path) -> Iterator[Path]:
             children.clear()
             yield Path(parent)
         # in place, as os.walk asks for
-        children[:] = sorted(child for child in children if not child.startswith("."))
+        children[:] = sorted((c for c in children if not c.startswith(".")), key=_by_number)
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    """So that seed 3 comes before seed 21."""
+    return (int(name), "") if name.isdigit() else (-1, name)
 
 
 def read_progress(folder: Path, slurm_jobs: Mapping[str, str] | None = None) -> RunProgress:
@@ -167,6 +172,8 @@ def _left_seconds(folder: Path, total: float | None) -> float | None:
     records = [
         (step, seconds)
         for record in itertools.islice(latest_records(folder), _PACE_RECORDS)
+        # acting at random, before anything is learned, tells nothing of the pace
+        if record.get("planner") != "random" or record.get("updates")
         if (step := _number(record, "env_step")) is not None
         and (seconds := _number(record, "elapsed_seconds")) is not None
     ]
