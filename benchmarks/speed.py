@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py
     python benchmarks/speed.py --json speed.json --rows plan_forward plan_back
+    python benchmarks/speed.py --profiles results/speed --rows update_bf16
 
 The reference is in ``published.py``. Each side runs with the number of threads that suits it best.
 Both do the same number of iterations (no early stop), and the results of both are compared. The
@@ -12,14 +13,17 @@ that are measured at the start (``machine.py``).
 import argparse
 import copy
 import json
+import re
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch._inductor.config
 from rich.console import Console
 from rich.table import Table
 
@@ -60,6 +64,34 @@ def best_threads(function: Callable[[], Any]) -> int:
     return min(taken, key=lambda threads: min(taken[threads][1:]))
 
 
+def profile(case: Case) -> str:
+    """Where the time of a call of ours goes, the largest shares first."""
+    torch.set_num_threads(best_threads(case.ours))
+    calls = 3
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        for _ in range(calls):
+            case.ours()
+    total_us: Counter[str] = Counter()
+    for event in recorded.key_averages():
+        total_us[_kind(event.key)] += event.self_cpu_time_total / calls
+    whole = sum(total_us.values())
+    lines = [
+        f"{case.name}: {case.what}; {whole / 1e3:,.1f} ms on {torch.get_num_threads()} threads",
+        *(f"{100 * us / whole:5.1f} %  {kind}" for kind, us in total_us.most_common(20)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _kind(name: str) -> str:
+    """What an event of the profiler is about."""
+    if re.search(r"(add)?b?mm|convolution|conv2d|linear", name):
+        return "products of matrices, convolutions"
+    if name.startswith("## Call CompiledFxGraph"):
+        return "compiled graphs, apart from their kernels"
+    kernel = re.fullmatch(r"graph_\d+_cpp_fused_(.*?)_?\d*", name)
+    return f"fused: {kernel[1]}" if kernel else name
+
+
 def table(rows: Iterable[tuple[Case, Measured]]) -> Table:
     shown = Table("name", "what", box=None, header_style="bold")
     for column in ("reference ms", "ours ms", "ratio", "reach", "floor ms"):
@@ -81,8 +113,17 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
     parser.add_argument("--json", type=Path, help="write the numbers to this file too")
     parser.add_argument("--eager", action="store_true", help="ours without compile=true")
+    parser.add_argument(
+        "--profiles",
+        type=Path,
+        metavar="FOLDER",
+        help="write where our time goes to NAME.txt there",
+    )
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160)
+    if arguments.profiles:
+        arguments.profiles.mkdir(parents=True, exist_ok=True)
+        torch._inductor.config.cpp.enable_kernel_profile = True
     console.print("measuring this machine's rates …")
     bench = Bench(compiled=not arguments.eager, say=console.print)
     console.print(bench.machine_line)
@@ -95,6 +136,8 @@ def main() -> None:
             f"{name}: {done[-1][1].reference_ms:,.1f} / {done[-1][1].ours_ms:,.1f} ms, "
             f"ratio {done[-1][1].ratio:.2f}"
         )
+        if arguments.profiles:
+            (arguments.profiles / f"profile-{name}.txt").write_text(profile(case))
         if arguments.json:
             numbers = {case.name: vars(copy.copy(row)) for case, row in done}
             arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")

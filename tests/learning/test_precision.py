@@ -16,24 +16,32 @@ aten = torch.ops.aten
 PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.convolution.default}
 
 
+HIDDEN = (16, 16)
+"""shape of the weight of a hidden layer"""
+
+
 class Products(TorchDispatchMode):
     """Counts products, forward and backward, by the dtype of what they multiply."""
 
     def __init__(self) -> None:
         super().__init__()
         self.dtypes: Counter[torch.dtype] = Counter()
+        self.hidden: Counter[torch.dtype] = Counter()
+        """those with a hidden layer's weight"""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in PRODUCTS:
             self.dtypes[args[0].dtype] += 1
+            if any(isinstance(arg, torch.Tensor) and arg.shape == HIDDEN for arg in args):
+                self.hidden[args[0].dtype] += 1
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("modality", ["state", "pixels"])
 def test_the_updates_products_run_in_bf16(modality: str) -> None:
-    counted = {}
+    counted: dict[str, Products] = {}
     for precision in ("fp32", "bf16"):
         config = tiny_config("mode=default", f"modality={modality}", precision=precision)
         learner = Learner(
@@ -43,16 +51,18 @@ def test_the_updates_products_run_in_bf16(modality: str) -> None:
             max_nonfinite=1,
         )
         with Products() as products:
-            metrics, priority = learner.update(random_batch(modality=modality), step=0)
-        counted[precision] = products.dtypes
+            metrics, priority = learner.update(random_batch(5, modality=modality), step=0)
+        counted[precision] = products
         assert all(value.dtype == torch.float32 for value in metrics.values())
         assert priority is not None
         assert priority.dtype == torch.float32
-    assert counted["fp32"].keys() == {torch.float32}
-    # hidden layers in bf16; the last one of each network stays in float32
-    bf16, fp32 = counted["bf16"][torch.bfloat16], counted["bf16"][torch.float32]
-    assert bf16 > fp32 > 0
-    assert bf16 + fp32 == counted["fp32"][torch.float32]
+    fp32, bf16 = counted["fp32"], counted["bf16"]
+    assert fp32.dtypes.keys() == {torch.float32}
+    assert fp32.dtypes.total() == bf16.dtypes.total()
+    assert bf16.hidden.keys() == {torch.bfloat16}
+    assert bf16.hidden.total() == fp32.hidden.total() > 0
+    # first and last layers stay in float32
+    assert bf16.dtypes[torch.float32] > 0
 
 
 def test_values_rewards_and_latents_are_float32_in_bf16() -> None:

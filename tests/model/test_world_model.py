@@ -79,11 +79,11 @@ def kinds(network: nn.Module) -> list[str]:
 
 
 def test_layers_are_the_described_ones() -> None:
-    mlp = ["Linear", "ELU", "Linear", "ELU", "OutputLayer"]
-    critic = ["Linear", "LayerNorm", "Tanh", "Linear", "ELU", "OutputLayer"]
-    encoder = ["ScalePixels", *["Conv2d", "ReLU"] * 4, "Flatten", "OutputLayer"]
+    mlp = ["PreciseLinear", "ELU", "Linear", "ELU", "PreciseLinear"]
+    critic = ["PreciseLinear", "LayerNorm", "Tanh", "Linear", "ELU", "PreciseLinear"]
+    encoder = ["ScalePixels", *["Conv2d", "ReLU"] * 4, "Flatten", "PreciseLinear"]
     state, pixels = fresh("state"), fresh("pixels")
-    assert kinds(state._encoder) == ["Linear", "ELU", "OutputLayer"]
+    assert kinds(state._encoder) == ["PreciseLinear", "ELU", "PreciseLinear"]
     for model in (state, pixels):
         assert kinds(model._dynamics) == kinds(model._reward) == kinds(model._pi) == mlp
         assert kinds(model._Q1) == kinds(model._Q2) == critic

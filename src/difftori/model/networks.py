@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class OutputLayer(nn.Linear):
-    """A network's last layer, which autocast leaves in float32.
+class PreciseLinear(nn.Linear):
+    """A first or last layer, which autocast leaves in float32.
 
-    Values, rewards and latents are compared with each other, and bf16 has three digits; the
-    product is small beside those of the hidden layers.
+    bf16 has three digits: rounding what enters a network costs gradients ten times the accuracy
+    that rounding its hidden layers does, and what leaves one is compared with its like. Both
+    products are small beside those of the hidden layers.
     """
 
     def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
@@ -23,29 +24,29 @@ class OutputLayer(nn.Linear):
 def mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
     """Two hidden layers with ELU; used by dynamics, reward and policy."""
     return nn.Sequential(
-        nn.Linear(in_dim, hidden_dim),
+        PreciseLinear(in_dim, hidden_dim),
         nn.ELU(),
         nn.Linear(hidden_dim, hidden_dim),
         nn.ELU(),
-        OutputLayer(hidden_dim, out_dim),
+        PreciseLinear(hidden_dim, out_dim),
     )
 
 
 def critic(in_dim: int, hidden_dim: int) -> nn.Sequential:
     """A scalar value; its first layer is normalised and squashed."""
     return nn.Sequential(
-        nn.Linear(in_dim, hidden_dim),
+        PreciseLinear(in_dim, hidden_dim),
         nn.LayerNorm(hidden_dim),
         nn.Tanh(),
         nn.Linear(hidden_dim, hidden_dim),
         nn.ELU(),
-        OutputLayer(hidden_dim, 1),
+        PreciseLinear(hidden_dim, 1),
     )
 
 
 def state_encoder(obs_dim: int, hidden_dim: int, latent_dim: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(obs_dim, hidden_dim), nn.ELU(), OutputLayer(hidden_dim, latent_dim)
+        PreciseLinear(obs_dim, hidden_dim), nn.ELU(), PreciseLinear(hidden_dim, latent_dim)
     )
 
 
@@ -65,7 +66,7 @@ def pixel_encoder(
     for kernel in (7, 5, 3, 3):
         layers += [nn.Conv2d(channels, num_channels, kernel, stride=2), nn.ReLU()]
         size, channels = (size - kernel) // 2 + 1, num_channels
-    layers += [nn.Flatten(), OutputLayer(num_channels * size * size, latent_dim)]
+    layers += [nn.Flatten(), PreciseLinear(num_channels * size * size, latent_dim)]
     return nn.Sequential(*layers)
 
 
