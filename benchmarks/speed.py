@@ -32,6 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from cases import ROWS, Bench, Case
 from machine import thread_counts, timed_ms
 
+from difftori.run.allocator import keep_freed_memory
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -121,6 +123,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160)
+    keep_freed_memory()
     if arguments.profiles:
         arguments.profiles.mkdir(parents=True, exist_ok=True)
         torch._inductor.config.cpp.enable_kernel_profile = True

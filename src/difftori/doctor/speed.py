@@ -16,6 +16,7 @@ from difftori.learning.replayed_plan import ReplayedPlans
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
 from difftori.replay import ReplayBuffer
+from difftori.run.allocator import keep_freed_memory
 from difftori.run.build import env_factory, resolve_device
 from difftori.run.seeding import RandomStreams, generator
 from difftori.types import EnvSpec, Episode
@@ -109,6 +110,7 @@ def measure(config: Config) -> tuple[Speed, int]:
     """
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+    keep_freed_memory()
     device = resolve_device(config.run.device)
     env, spec = env_factory(config)()
     try:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from difftori.config import Config, ConfigError, from_hydra
 from difftori.envs.rendering import prepare_rendering
 from difftori.learning.finite import NotFiniteError
+from difftori.run.allocator import keep_freed_memory
 from difftori.run.build import build_trainer, resolve_device
 from difftori.run.collector import EpisodeFailedError
 from difftori.run.console import ConsoleReporter
@@ -50,6 +51,7 @@ def train(cfg: DictConfig) -> int:
     config = from_hydra(cfg)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+    keep_freed_memory()
     if config.env.modality == "pixels" or config.evaluation.save_video:
         _prepare_rendering()
     if config.run.start_from is not None and not config.run.start_from.is_file():
