@@ -146,11 +146,10 @@ class Learner:
 
     def _products(self) -> AbstractContextManager[None]:
         """Fast float32 kernels where they win: for large products."""
-        config = self._config
-        large = config.batch_size * self._model.hidden_dim >= LARGE_PRODUCT
-        if not large or config.precision != "fp32" or self._model.device.type != "cpu":
-            return nullcontext()
-        return fast_float32_products()
+        large = self._config.batch_size * self._model.hidden_dim >= LARGE_PRODUCT
+        return (
+            fast_float32_products() if large and self._model.device.type == "cpu" else nullcontext()
+        )
 
     def _autocast(self) -> torch.autocast:
         """Products in bf16 if asked for; weights, losses, gradients and steps stay in float32."""
