@@ -241,8 +241,9 @@ class ReplayBuffer:
         """``[after + 1, n, *O]`` observations in ``slots [n]`` and the ``after`` next of each."""
         stack = self.spec.frame_stack
         offset = torch.arange(1 - stack, after + 1)[:, None]
-        # before an episode's first frame there is only that frame again
-        offset = torch.maximum(offset, -self._step[slots].long())
+        if stack > 1:
+            # before an episode's first frame there is only that frame again
+            offset = torch.maximum(offset, -self._step[slots].long())
         frames = self._frames.gather((slots + offset) % self._slots)
         # moved to the computing device as single frames, and only there copied into stacks
         return stack_frames(self._move(frames), stack)
