@@ -70,7 +70,7 @@ def test_a_wrong_word_is_refused_before_anything_starts(
         (["mode=default", "plan_gradient=episode"], "needs planner=trajectory"),
         (["max_buffer_size=20", "batch_size=16"], "max_buffer_size=20 is too small"),
         (["horizon=40"], "horizon=40 needs episodes longer"),
-        (["modality=pixels", "camera=5"], "cannot be filmed so"),
+        (["modality=pixels", "camera=5"], "this task has cameras 0 to"),
         (["horizon=0"], "horizon=0"),
         (["damping=-1"], "damping=-1"),
         (["train_steps=-5"], "train_steps=-5"),

@@ -16,7 +16,7 @@ from difftori.config import (
     config_keys,
     from_flat,
 )
-from difftori.sections import Schedule
+from difftori.sections import Schedule, parse_schedule
 
 DEFAULT = CONFIG_DIR / "default.yaml"
 GROUP_FILES = sorted(
@@ -213,6 +213,18 @@ def test_what_is_not_a_schedule_is_refused(text: object) -> None:
 def test_a_schedule_that_cannot_be_run_is_refused(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=key):
         change(**{key: value})
+
+
+def test_a_schedule_is_shown_as_it_is_written() -> None:
+    for text in ("linear(0.5, 0.05, 25000)", "0.001"):
+        parsed = parse_schedule(text if "(" in text else float(text))
+        assert str(parsed) == text
+
+
+def test_overwriting_and_resuming_at_once_is_refused() -> None:
+    with pytest.raises(ConfigError, match="overwrite=true needs resume=false"):
+        compose(device="cpu", overwrite=True)
+    assert compose(device="cpu", overwrite=True, resume=False).run.overwrite
 
 
 def test_a_schedule_is_linear_and_then_constant() -> None:

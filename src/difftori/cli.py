@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from difftori.config import CONFIG_DIR, ConfigError, config_keys, unknown_key
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
+BROKEN_PIPE_EXIT_CODE = 141
+"""128 and the signal's number, as a shell says it"""
 LAUNCHERS = ("joblib", "slurm", "basic", "submitit_local", "submitit_slurm")
 """this project's, Hydra's own, and those that come with the packages of the first two"""
 
@@ -98,9 +101,17 @@ def guarded(run: Callable[[DictConfig], int], cfg: DictConfig) -> int:
 
 
 def quietly_interruptible(main: Callable[[], object]) -> None:
-    """Call ``main``; Ctrl-C ends it with one word and code 130, also while it is importing."""
+    """Call ``main``; Ctrl-C ends it with one word and code 130, also while it is importing.
+
+    So does a reader of the output that has read enough, as ``head``, without a word.
+    """
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # what is still to be written, at exit, must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE_EXIT_CODE)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED_EXIT_CODE)

@@ -109,6 +109,8 @@ def from_flat(flat: Mapping[str, Any], *, check_devices: bool = True) -> Config:
             f"plan_gradient={config.plan_gradient.plan_gradient} needs planner=trajectory: "
             "the sampling planner cannot be differentiated"
         )
+    if config.run.overwrite and config.run.resume:
+        raise ConfigError("overwrite=true needs resume=false: which of the two is meant?")
     if check_devices:
         _check_devices(config.run)
     return config

@@ -23,6 +23,12 @@ class Schedule(NamedTuple):
         mix = min(max(step / self.duration, 0.0), 1.0) if self.duration else 1.0
         return (1 - mix) * self.start + mix * self.end
 
+    def __str__(self) -> str:
+        """As one writes it."""
+        if self.start == self.end:
+            return f"{self.start:g}"
+        return f"linear({self.start:g}, {self.end:g}, {self.duration:g})"
+
 
 def parse_schedule(value: object) -> object:
     """``linear(START, END, STEPS)`` or a number, which is constant."""

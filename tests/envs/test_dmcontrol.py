@@ -170,3 +170,8 @@ def test_a_picture_may_be_larger_than_the_models_framebuffer(pixels: bool) -> No
     assert np.array_equal(before, again)
     assert env.seconds_per_step == pytest.approx(0.08)
     env.close()
+
+
+def test_a_camera_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="camera=7: this task has cameras 0 to 1"):
+        make_env(TaskSpec("x", "dmcontrol", "cartpole", "swingup", 8, camera=7), "state")

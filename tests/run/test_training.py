@@ -115,6 +115,10 @@ def test_a_run_of_other_settings_is_refused_with_what_differs(tmp_path: Path) ->
     before = fingerprint(run_folder(tmp_path))
     with pytest.raises(ConfigError, match=r"mlp_dim 32 \(now 64\)"):
         run_debug(tmp_path, "mlp_dim=64")
+    with pytest.raises(ConfigError, match=r"lr 0\.001 \(now linear\(0\.001, 0\.0001, 100\)\)"):
+        run_debug(tmp_path, "lr='linear(1e-3, 1e-4, 100)'")
+    with pytest.raises(ConfigError, match=r"and \d+ more; use them"):
+        run_debug(tmp_path, "preset=quick")
     assert fingerprint(run_folder(tmp_path)) == before
 
 
@@ -151,7 +155,7 @@ class TestStartFrom:
     def test_another_file_is_refused(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "model.pt"
         path.write_bytes(content)
-        with pytest.raises(ConfigError, match="cannot be read as weights"):
+        with pytest.raises(ConfigError, match="not a file of weights"):
             run_debug(tmp_path, f"start_from={path}")
 
     def test_another_architecture_is_refused(self, tmp_path: Path) -> None:

@@ -51,6 +51,12 @@ class Simulator(Protocol):
         """Free what the simulator holds; harmless when called twice."""
 
 
+def check_camera(camera: int, cameras: int) -> None:
+    """Raises ValueError for a camera that a model with that many fixed ones does not have."""
+    if not 0 <= camera < cameras:
+        raise ValueError(f"camera={camera}: this task has cameras 0 to {cameras - 1}")
+
+
 class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
     """A simulator seen in agent steps.
 

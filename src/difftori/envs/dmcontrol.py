@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from difftori.envs.base import SimStep
+from difftori.envs.base import SimStep, check_camera
 from difftori.envs.rendering import check_rendering, prepare_rendering, without_rendering
 from difftori.envs.spec import TaskSpec
 
@@ -40,6 +40,7 @@ class DMControl:
         self._camera = camera
         self._closed = False
         self._env = suite.load(domain, domain_task)
+        check_camera(camera, self._env.physics.model.ncam)
         action_spec = self._env.action_spec()
         self._action_min = action_spec.minimum
         self._action_scale = (action_spec.maximum - action_spec.minimum) / 2.0

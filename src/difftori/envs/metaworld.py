@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from difftori.envs.base import SimStep
+from difftori.envs.base import SimStep, check_camera
 from difftori.envs.rendering import check_mujoco_rendering, prepare_rendering, without_rendering
 from difftori.envs.spec import TaskSpec
 
@@ -59,6 +59,7 @@ class MetaWorld:
         del env.sawyer_observation_space
         env._set_task_called = True
         env.seeded_rand_vec = True
+        check_camera(camera, env.model.ncam)
         self._env = env
         self._bounds = env.sawyer_observation_space
         self._camera = camera

@@ -37,9 +37,8 @@ class NonFiniteCounter:
         self.total += 1
         self.in_a_row += 1
         if self.in_a_row >= self.limit:
-            raise NotFiniteError(
-                f"{self.what} was not finite {self.in_a_row} times in a row{where and ': ' + where}"
-            )
+            times = "once" if self.in_a_row == 1 else f"{self.in_a_row} times in a row"
+            raise NotFiniteError(f"{self.what} was not finite {times}{where and ': ' + where}")
 
     def state_dict(self) -> dict[str, int]:
         return {"total": self.total, "in_a_row": self.in_a_row}

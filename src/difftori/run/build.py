@@ -152,6 +152,9 @@ def _restore(config: Config, trainer: Trainer, parts: Parts) -> None:
     trainer.load_state_dict(tree)
     counters = trainer.counters
     ignored = f"; start_from={start_from} is not read again" if start_from else ""
+    if counters.env_step >= config.run.train_steps and counters.phase == "acting":
+        console.info(f"nothing left to do: the run is at {counters.env_step:,} env steps")
+        return
     console.info(
         f"resumed at episode {counters.episode}, agent step {counters.agent_step:,}, "
         f"update {counters.update:,}{ignored}"

@@ -20,6 +20,7 @@ from difftori.run.console import ConsoleReporter
 from difftori.run.replay_log import ReplayLog
 from difftori.run.store import CheckpointStore
 from difftori.run.tree_file import CheckpointError, CheckpointWriteError
+from difftori.sections import Schedule
 from difftori.types import EnvSpec, Episode
 
 FORMAT = 1
@@ -35,6 +36,9 @@ MAY_DIFFER = frozenset(
     }
 )
 """keys of the config that a resumed run may change"""
+
+MOST_NAMED = 8
+"""differing keys that one message names"""
 
 
 class Checkpointer:
@@ -199,8 +203,11 @@ class Checkpointer:
         )
         if differing:
             changes = ", ".join(
-                f"{key} {stored.get(key)} (now {self._identity.get(key)})" for key in differing
+                f"{key} {_shown(stored.get(key))} (now {_shown(self._identity.get(key))})"
+                for key in differing[:MOST_NAMED]
             )
+            if len(differing) > MOST_NAMED:
+                changes += f", and {len(differing) - MOST_NAMED} more"
             raise ConfigError(
                 f"the run in {self._store.folder.parent} was made with other settings: {changes}; "
                 "use them again, or another exp_name"
@@ -218,13 +225,22 @@ class Checkpointer:
         changes = [
             f"{key} {before[key]} (now {value})"
             for key, value in self._config.items()
-            if key in MAY_DIFFER and key in before and before[key] != value
+            if key in MAY_DIFFER - {"resume", "overwrite"}
+            and key in before
+            and before[key] != value
         ]
         if changes:
             self._console.info(f"changed since the last start: {', '.join(changes)}")
 
     def _warn(self, error: CheckpointError) -> None:
         self._console.warn(f"{error}; training goes on, and saving is tried again")
+
+
+def _shown(value: Any) -> Any:
+    """A key's value as one writes it; a stored schedule is a list of three numbers."""
+    if isinstance(value, list | tuple) and len(value) == len(Schedule._fields):
+        return Schedule(*value)
+    return value
 
 
 def read_latest(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,9 @@ def announce(
         ConfigError: the buffer would outgrow the machine's memory before the run ends.
     """
     run = config.run
-    where = f"{device}" + (f" ({torch.get_num_threads()} threads)" if device.type == "cpu" else "")
+    where = f"{device}" + (
+        f" ({_count(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else ""
+    )
     steps = stored_steps(config, spec)
     capacity = config.replay.max_buffer_size
     need = buffer_bytes(config, spec)
@@ -49,6 +51,12 @@ def announce(
     console.info(f"run folder: {run.folder}")
     if device.type == "cpu" and torch.cuda.is_available():
         console.info("a GPU stands idle: device=cpu computes on the CPU; device=cuda uses the GPU")
+    if run.train_steps % config.evaluation.eval_freq:
+        last = run.train_steps // config.evaluation.eval_freq * config.evaluation.eval_freq
+        console.info(
+            f"the last evaluation is at about env step {last:,}: train_steps={run.train_steps} is "
+            f"no multiple of eval_freq={config.evaluation.eval_freq}"
+        )
     fitting = capacity // spec.episode_length * (spec.episode_length - config.replay.horizon)
     if fitting < config.learner.batch_size:
         raise ConfigError(
@@ -91,6 +99,10 @@ def available_memory() -> int | None:
         return pages * size if pages > 0 else None
     fields = dict(line.split(":") for line in lines)
     return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def format_bytes(count: float) -> str:

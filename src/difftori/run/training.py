@@ -97,7 +97,8 @@ def _claim(folder: Path, config: Config) -> Path | None:
         )
     if not run.overwrite:
         raise ConfigError(
-            f"{folder} holds a run; resume=true goes on with it, overwrite=true deletes it"
+            f"{folder} holds a run; resume=true goes on with it, "
+            "resume=false overwrite=true deletes it"
         )
     aside = folder / ".overwritten"
     _delete(aside)

@@ -35,8 +35,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for files that are not its own
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise ConfigError(f"{path} cannot be read as weights: {reason}") from error
+        raise ConfigError(f"{path} is not a file of weights that torch.save wrote") from error
     names = ("model", "model_target")
     if not (isinstance(weights, dict) and all(_is_state(weights.get(name)) for name in names)):
         raise ConfigError(f"{path} does not hold weights under 'model' and 'model_target'")
