@@ -148,7 +148,7 @@ def test_start_from_runs_nothing_that_a_pickle_asks_for(
     torch.save({"model": Hostile(mark), "model_target": {}}, path)
     assert start_training(tmp_path / "run", f"start_from={path}").wait() == USAGE_EXIT_CODE
     (line,) = (tmp_path / "run" / "log.err").read_text().splitlines()
-    assert line.startswith(f"error: {path} cannot be read as weights: ")
+    assert line == f"error: {path} is not a file of weights that torch.save wrote"
     assert not mark.exists()
     torch.load(path, weights_only=False)
     assert mark.exists(), "the file would not have done anything anyway"
