@@ -53,6 +53,18 @@ def test_announces_each_new_shape_once() -> None:
     assert "compiled doubling in" in said[1]
 
 
+def test_memory_laid_out_otherwise_is_another_version() -> None:
+    said: list[str] = []
+    compiler = Compiler(True, announce=said.append, backend="eager")
+    double = compiler(lambda x: 2 * x, "doubling")
+    square, row = torch.arange(4.0).view(2, 2), torch.arange(4.0).view(1, 4)
+    for x, versions in ((square, 1), (square.t(), 2), (square.t(), 2), (row, 3)):
+        assert torch.equal(double(x), 2 * x)
+        assert len(said) == 2 * versions
+    assert torch.equal(double(row.expand(3, 4)[:1]), 2 * row)
+    assert len(said) == 6
+
+
 def test_steps_aside_with_one_warning_where_it_cannot_compile() -> None:
     def broken(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> None:
         raise RuntimeError("no compiler here\nand more")

@@ -105,10 +105,15 @@ def _kind(args: Sequence[Tensor | None]) -> tuple[Any, ...]:
     kinds = [
         None
         if arg is None
-        else (arg.shape, arg.dtype, arg.device, with_graph and arg.requires_grad)
+        else (arg.shape, _strides(arg), arg.dtype, arg.device, with_graph and arg.requires_grad)
         for arg in args
     ]
     return (with_graph, *kinds)
+
+
+def _strides(arg: Tensor) -> tuple[int, ...]:
+    """In memory; that of a single row or column says nothing."""
+    return tuple(stride for size, stride in zip(arg.shape, arg.stride(), strict=True) if size > 1)
 
 
 EAGER = Compiler(False)
