@@ -81,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         "--published",
         type=Path,
         metavar="FILE",
-        help="CSV file of curves to overlay: method, task, modality, env_step, mean, std",
+        help="CSV file of curves to overlay: method, task, modality, env_step, mean and, where "
+        "they are known, std, n_seeds, source",
     )
     parser.add_argument(
         "--published-methods",

@@ -1,4 +1,4 @@
-"""Published curves: a CSV file with method, task, modality, env_step, mean, std."""
+"""Published curves: a CSV file with method, task, modality, env_step, mean; std if known."""
 
 import csv
 import math
@@ -56,7 +56,8 @@ def read_published(
         methods: names or patterns of those to keep, in this order; none keeps all.
 
     Raises:
-        PublishedError: the file or its columns cannot be read, or a method is not in it.
+        PublishedError: the file or its columns cannot be read, no row has numbers, or a method is
+            not in it.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -66,9 +67,8 @@ def read_published(
     reader = csv.DictReader(text.splitlines())
     missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
     if missing:
-        raise PublishedError(
-            f"{path} lacks the columns {', '.join(missing)}; it needs {', '.join(REQUIRED)}"
-        )
+        s = "s" if len(missing) > 1 else ""
+        raise PublishedError(f"{path} lacks the column{s} {', '.join(missing)}")
     rows: dict[PublishedKey, dict[int, _Row]] = defaultdict(dict)
     bad = 0
     for cells in reader:
@@ -77,6 +77,8 @@ def read_published(
             bad += 1
             continue
         rows[PublishedKey(cells["method"], cells["task"], cells["modality"])][row.step] = row
+    if not rows:
+        raise PublishedError(f"{path}: no row has numbers for env_step and mean (std may be empty)")
     problems = [f"{path}: {bad} rows without a number are left out"] if bad else []
     wanted = _choose(sorted({key.method for key in rows}), methods, path)
     return {
