@@ -149,3 +149,11 @@ def test_runs_that_cannot_be_read_are_told_and_the_others_drawn(
 def test_runs_without_evaluations_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="none of these runs has an evaluation yet"):
         make(Request([make_run(tmp_path, {})], tmp_path / "out"))
+
+
+def test_evaluations_that_were_asked_away_are_not_said_to_be_missing(tmp_path: Path) -> None:
+    folder, out = make_run(tmp_path, {10: 1.0, 20: 1.0}), tmp_path / "out"
+    with pytest.raises(RunFolderError, match="at or before 9 env steps; the first is at 10"):
+        make(Request([folder], out, until=9))
+    with pytest.raises(RunFolderError, match="--drop-short leaves out all"):
+        make(Request([folder], out, drop_short=True))

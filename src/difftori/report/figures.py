@@ -76,8 +76,21 @@ def make(request: Request) -> list[Path]:
     for sheet in sheets:
         paths += _Pages(request, sheet, published, notes).write()
     if not paths:
-        raise RunFolderError("none of these runs has an evaluation yet")
+        raise RunFolderError(_why_nothing(request, runs))
     return paths
+
+
+def _why_nothing(request: Request, runs: Sequence[Run]) -> str:
+    """Why there is nothing to draw, so that nobody looks for evaluations that are there."""
+    firsts = [run.evaluations[0].env_step for run in runs if run.evaluations]
+    if not firsts:
+        return "none of these runs has an evaluation yet"
+    if request.until is not None and min(firsts) > request.until:
+        return (
+            f"none of these runs has an evaluation at or before {request.until:,} env steps; "
+            f"the first is at {min(firsts):,}"
+        )
+    return "--drop-short leaves out all of these runs that have an evaluation to draw"
 
 
 def _read_all(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
