@@ -100,6 +100,21 @@ def test_published_curves_beyond_the_axes_are_told(
     assert "begin at 100 env steps" in capsys.readouterr().err
 
 
+def test_published_curves_that_a_picture_shows_badly_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "published.csv"
+    tasks = ("cup-catch", "walker-run")
+    path.write_text(
+        PUBLISHED + "".join(f"A,{task},state,10,90,\nB,{task},state,31,9,\n" for task in tasks)
+    )
+    folders = [make_run(tmp_path, {30: 1.0}, task=task, episode_length=32) for task in tasks]
+    make(Request(folders, tmp_path / "out", published=path))
+    told = capsys.readouterr().err
+    assert "begin after 30 env steps, so that nothing of them is drawn: B\n" in told
+    assert "larger than these runs can reach, so episodes or units differ: cup-catch, w" in told
+
+
 def test_a_run_in_progress_ends_its_group_and_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from difftori.report.checks import (
     half_written,
     mixed_settings,
     mixed_versions,
+    published_notes,
     seed_notes,
     short_runs,
 )
@@ -33,7 +34,6 @@ INTERVAL = (
     f"in brackets the {CONFIDENCE:.0%} percentile interval of {RESAMPLES:,} stratified bootstrap "
     "resamples of the runs, at each point by itself"
 )
-MANY_PUBLISHED = 6
 SHOWN_NOTES = 12
 """of one kind on the console"""
 
@@ -140,7 +140,9 @@ class _Pages:
             for key, curve in published.items()
             if key.modality == sheet.modality and key.task in sheet.tasks
         }
-        own += self._published_notes(bool(published))
+        if published and not self._published:
+            own.append(f"{request.published} has no curve for any {sheet.name} task here")
+        own += published_notes(self._drawn, self._published, self._end)
         _warn(own, f"{self._stem('curves')}.md")
         self._notes += own
         self._paths: list[Path] = []
@@ -167,26 +169,6 @@ class _Pages:
                        for run in runs.values())  # fmt: skip
         ends = [one.steps[-1] for series in self._series.values() for one in series.values()]
         return int(max(ends, default=1))
-
-    def _published_notes(self, asked: bool) -> list[str]:
-        if not asked:
-            return []
-        if not self._published:
-            return [f"{self._request.published} has no curve for any {self._sheet.name} task here"]
-        notes = []
-        names = {key.method for key in self._published}
-        if len(names) > MANY_PUBLISHED:
-            notes.append(
-                f"{len(names)} published methods in one picture are hard to tell apart; "
-                "--published-methods chooses"
-            )
-        first = min(int(curve.mean.steps[0]) for curve in self._published.values())
-        if first >= self._end:
-            notes.append(
-                f"the published curves begin at {first:,} env steps, where these axes have ended; "
-                f"--until {first * 2} makes them longer"
-            )
-        return notes
 
     def write(self) -> list[Path]:
         sheet, request = self._drawn, self._request

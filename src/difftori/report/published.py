@@ -4,7 +4,7 @@ import csv
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,19 @@ class PublishedCurve:
     seeds: str
     """how many, as it stands in the file"""
     source: str
+
+
+def drawn_until(
+    end: int, published: Mapping[PublishedKey, PublishedCurve]
+) -> dict[PublishedKey, PublishedCurve]:
+    """What axes that end at env step ``end`` show of the curves; of some that is nothing."""
+    drawn = {}
+    for key, curve in published.items():
+        kept = curve.mean.steps <= end
+        if kept.any():
+            mean = Series(curve.mean.steps[kept], curve.mean.scores[kept])
+            drawn[key] = replace(curve, mean=mean, std=curve.std[kept])
+    return drawn
 
 
 class _Row(NamedTuple):
