@@ -94,6 +94,20 @@ def test_where_some_seeds_have_no_value_a_line_is_not_solid() -> None:
     assert band.get_paths()[0].vertices[:, 0].max() == 200_000
 
 
+def test_a_single_evaluation_has_an_error_bar() -> None:
+    sheet = Sheet("dmcontrol", "state", {Cell(Method("mode", "e"), "task"): {}})
+    steps = np.array([10])
+    runs = {seed: Series(steps, np.array([400.0 + 100 * seed])) for seed in (1, 2)}
+    curves = {cell: cell_curve(cell, runs, "mean") for cell in sheet.cells}
+    theirs = PublishedCurve(Series(steps, np.array([300.0])), np.array([50.0]), "", "")
+    published = {PublishedKey("paper", "task", "state"): theirs}
+    (axes,) = draw_curves(sheet, curves, published, metric="mean", end=20).axes
+    bars = [line for line in axes.lines if line.get_marker() == "_"]
+    assert [np.asarray(bar.get_xdata()).tolist() for bar in bars] == [[10, 10], [10, 10]]
+    assert [np.asarray(bar.get_ydata()).tolist() for bar in bars] == [[500, 600], [250, 350]]
+    assert not axes.collections
+
+
 @pytest.mark.parametrize("tasks", [1, 6])
 def test_the_axis_names_its_end(tasks: int) -> None:
     axes = curves_figure(tasks, methods=1).axes[0]

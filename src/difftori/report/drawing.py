@@ -95,9 +95,7 @@ def draw_curves(
                 _published_line(axes, curve.mean.steps, curve.mean.scores, index, name)
                 if len(names) == 1:
                     low, high = curve.mean.scores - curve.std, curve.mean.scores + curve.std
-                    axes.fill_between(
-                        curve.mean.steps, low, high, color=MUTED[index], alpha=0.12, linewidth=0
-                    )
+                    _band(axes, curve.mean.steps, low, high, MUTED[index], alpha=0.12)
         _steps_axis(axes, end, small=len(tasks) > 2)
         maximum = None if free_y or beyond_maximum(sheet, theirs, task) else sheet.maximum(task)
         _score_axis(axes, maximum, small=len(tasks) > 2)
@@ -224,11 +222,9 @@ def _line(
 ) -> None:
     colour = COLOURS[index % len(COLOURS)]
     dash = DASHES[index // len(COLOURS) % len(DASHES)]
-    known = complete & np.isfinite(estimate.low)
-    axes.fill_between(
-        x[known], estimate.low[known], estimate.high[known], color=colour, alpha=0.2, linewidth=0,
-        step="post" if steps else None,
-    )  # fmt: skip
+    low = np.where(complete, estimate.low, np.nan)
+    cap = max(4.0, 10.0 - 2 * index)  # of bars at the same step, no cap hides another
+    _band(axes, x, low, estimate.high, colour, alpha=0.2, cap=cap, steps=steps)
     marker = "o" if complete.sum() == 1 else None
     axes.plot(
         x[complete], estimate.value[complete], color=colour, linestyle=dash, marker=marker,
@@ -236,6 +232,35 @@ def _line(
     )  # fmt: skip
     if not complete.all():
         _partial(axes, x, estimate.value, complete, colour)
+
+
+def _band(
+    axes: Axes,
+    x: Steps | Array,
+    low: Array,
+    high: Array,
+    colour: str,
+    *,
+    alpha: float,
+    cap: float = 6.0,
+    steps: bool = False,
+) -> None:
+    """From ``low`` to ``high`` where they are known.
+
+    At a single point a band would have no width: an error bar with caps of ``cap`` points.
+    """
+    known = np.isfinite(low)
+    if known.sum() == 1:
+        ends = [float(low[known][0]), float(high[known][0])]
+        axes.plot(
+            np.repeat(x[known], 2), ends, color=colour, linewidth=1.0, marker="_", markersize=cap,
+            alpha=0.7, zorder=2.8,
+        )  # fmt: skip
+        return
+    axes.fill_between(
+        x[known], low[known], high[known], color=colour, alpha=alpha, linewidth=0,
+        step="post" if steps else None,
+    )  # fmt: skip
 
 
 def _partial(
