@@ -129,7 +129,7 @@ def test_a_run_in_progress_ends_its_group_and_is_named(
     told = capsys.readouterr().err
     assert "half-written last lines are left out, of 1 run" in told
     assert "cup-catch state default/default: seed 2 is at 20 of 30 env steps" in told
-    assert "the aggregate of default ends at 20 env steps" in told
+    assert "the aggregate of default ends at 20 env steps, which all its runs reached; --d" in told
     theirs = [
         row
         for row in rows(tmp_path / "out/curves-dmcontrol-state.csv")
@@ -141,6 +141,19 @@ def test_a_run_in_progress_ends_its_group_and_is_named(
         ("1", "false", "200"),
     ]
     assert theirs[2]["ci_low"] == ""
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_leaving_out_short_seeds_is_advised_only_where_it_helps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], short: bool
+) -> None:
+    """Not where a task's whole runs end first, be there a short seed of the longer task or not."""
+    make_run(tmp_path, {10: 1.0, 20: 2.0}, train_steps=20)
+    make_run(tmp_path, {10: 1.0, 20: 2.0, 30: 3.0}, task="walker-run")
+    if short:
+        make_run(tmp_path, {10: 1.0, 20: 2.0}, task="walker-run", seed=2)
+    make(Request(find_run_folders([tmp_path]), tmp_path / "out"))
+    assert "ends at 20 env steps, which all its runs reached\n" in capsys.readouterr().err
 
 
 def test_short_seeds_can_be_left_out(tmp_path: Path) -> None:

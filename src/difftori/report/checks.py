@@ -139,13 +139,31 @@ def aggregate_notes(
         steps = drawn[label].steps
         end, reached = int(max(steps, default=0)), max(int(curves[c].steps[-1]) for c in cells)
         if end < reached:
+            hint = ""
+            if _whole_runs_reach([(sheet.cells[c], curves[c].seeds) for c in cells]) > end:
+                hint = "; --drop-short leaves short ones out"
             notes.append(
                 f"the aggregate of {label} ends at {format_steps(end)} env steps, which all its "
-                "runs reached; --drop-short leaves short ones out"
+                f"runs reached{hint}"
             )
     if overlaid and not result.published:
         notes.append(f"no published method has all {len(result.tasks)} tasks of the aggregate")
     return notes
+
+
+def _whole_runs_reach(tasks: Iterable[tuple[Mapping[int, Run], Iterable[int]]]) -> int:
+    """The env step that all runs would have reached if the short ones were left out.
+
+    Of each task the runs, and the seeds that are drawn. 0: none is short, or a task would have no
+    run left; tasks may be of different length.
+    """
+    ends, any_short = [], False
+    for runs, seeds in tasks:
+        drawn = [runs[seed] for seed in seeds]
+        whole = [run.evaluated_until for run in drawn if not run.is_short]
+        any_short |= len(whole) < len(drawn)
+        ends.append(min(whole, default=0))
+    return min(ends) if any_short else 0
 
 
 def published_notes(
