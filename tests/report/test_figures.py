@@ -143,6 +143,18 @@ def test_a_run_in_progress_ends_its_group_and_is_named(
     assert theirs[2]["ci_low"] == ""
 
 
+def test_unknown_versions_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(Request(study(tmp_path / "logs"), tmp_path / "out"))
+    sentence = "these runs were made before runs recorded their versions"
+    assert capsys.readouterr().err.count(sentence) == 1
+    pages = {path.name: path.read_text().count(sentence) for path in tmp_path.glob("out/*.md")}
+    assert pages == {
+        "curves-dmcontrol-state.md": 1,
+        "aggregate-dmcontrol-state.md": 0,
+        "profiles-dmcontrol-state.md": 0,
+    }
+
+
 @pytest.mark.parametrize("short", [False, True])
 def test_leaving_out_short_seeds_is_advised_only_where_it_helps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], short: bool

@@ -87,11 +87,21 @@ def mixed_settings(sheet: Sheet) -> list[str]:
     return notes
 
 
+def unknown_versions(runs: Sequence[Run]) -> list[str]:
+    """A sentence if no run says what it was made with."""
+    if any(run.provenance is not None for run in runs):
+        return []
+    return ["these runs were made before runs recorded their versions"]
+
+
 def mixed_versions(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each package, Python or commit that is not the same in all runs."""
+    """A sentence for each package, Python or commit that is not the same in all runs.
+
+    Nothing if no run says what it was made with: that is ``unknown_versions``.
+    """
     known = [run.provenance for run in runs if run.provenance is not None]
     if not known:
-        return ["the versions that made these runs are unknown: none has a provenance.json"]
+        return []
     notes = []
     if len(known) < len(runs):
         unknown = [run for run in runs if run.provenance is None]

@@ -23,6 +23,7 @@ from difftori.report.checks import (
     published_notes,
     seed_notes,
     short_runs,
+    unknown_versions,
 )
 from difftori.report.curves import Series
 from difftori.report.published import PublishedCurve, PublishedKey, read_published
@@ -70,11 +71,12 @@ def make(request: Request) -> list[Path]:
     runs, told = _read_all(request.folders)
     sheets, doubles = sheets_of(runs)
     notes += [*told, *doubles, *half_written(runs), *mixed_versions(runs)]
-    _warn(notes, f"{request.out}/*.md")
+    unknown = unknown_versions(runs)
+    _warn([*notes, *unknown], f"{request.out}/*.md")
     request.out.mkdir(parents=True, exist_ok=True)
     paths = []
     for sheet in sheets:
-        paths += _Pages(request, sheet, published, notes).write()
+        paths += _Pages(request, sheet, published, notes, unknown).write()
     if not paths:
         raise RunFolderError(_why_nothing(request, runs))
     return paths
@@ -125,10 +127,13 @@ class _Pages:
         sheet: Sheet,
         published: Mapping[PublishedKey, PublishedCurve],
         notes: Sequence[str],
+        notes_on_runs: Sequence[str],
     ) -> None:
+        """``notes`` stand on every page, ``notes_on_runs`` only beside the table of runs."""
         self._request = request
         self._sheet = sheet
         self._notes = list(notes)
+        self._notes_on_runs = notes_on_runs
         own = [*seed_notes(sheet, request.expected_seeds), *mixed_settings(sheet)]
         self._series = self._choose_series(own)
         self._drawn = replace(
@@ -230,6 +235,7 @@ class _Pages:
             tables.curve_summary(sheet, curves, self._published),
             about,
             runs=tables.run_table(self._sheet, request.expected_seeds),
+            notes=self._notes_on_runs,
         )
 
     def _statistic(self, over: str) -> str:
