@@ -49,8 +49,8 @@ def main() -> None:
         cli.fail(f"{error.filename or arguments.out} cannot be written: {error.strerror}")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors are one line, as in the other commands."""
+class Parser(argparse.ArgumentParser):
+    """Errors are one line, as in the other commands; ``status.py`` uses it too."""
 
     def error(self, message: str) -> NoReturn:
         cli.fail(f"{message}; --help lists the options")
@@ -58,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python src/plot.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -81,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         "--published",
         type=Path,
         metavar="FILE",
-        help="CSV file of curves to overlay: method, task, modality, env_step, mean, std",
+        help="CSV file of curves to overlay: method, task, modality, env_step, mean and, where "
+        "they are known, std, n_seeds, source",
     )
     parser.add_argument(
         "--published-methods",

@@ -4,16 +4,16 @@ python src/status.py logs
 python src/status.py logs/cup-catch --json
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 from difftori import cli
+from plot import Parser
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="A table of all runs below a folder: done, running, waiting, stopped or failed "
         "and why, how far, the last return, and the time left. It may be asked at any time."
     )

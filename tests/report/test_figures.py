@@ -100,6 +100,21 @@ def test_published_curves_beyond_the_axes_are_told(
     assert "begin at 100 env steps" in capsys.readouterr().err
 
 
+def test_published_curves_that_a_picture_shows_badly_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "published.csv"
+    tasks = ("cup-catch", "walker-run")
+    path.write_text(
+        PUBLISHED + "".join(f"A,{task},state,10,90,\nB,{task},state,31,9,\n" for task in tasks)
+    )
+    folders = [make_run(tmp_path, {30: 1.0}, task=task, episode_length=32) for task in tasks]
+    make(Request(folders, tmp_path / "out", published=path))
+    told = capsys.readouterr().err
+    assert "begin after 30 env steps, so that nothing of them is drawn: B\n" in told
+    assert "larger than these runs can reach, so episodes or units differ: cup-catch, w" in told
+
+
 def test_a_run_in_progress_ends_its_group_and_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,7 +129,7 @@ def test_a_run_in_progress_ends_its_group_and_is_named(
     told = capsys.readouterr().err
     assert "half-written last lines are left out, of 1 run" in told
     assert "cup-catch state default/default: seed 2 is at 20 of 30 env steps" in told
-    assert "the aggregate of default ends at 20 env steps" in told
+    assert "the aggregate of default ends at 20 env steps, which all its runs reached; --d" in told
     theirs = [
         row
         for row in rows(tmp_path / "out/curves-dmcontrol-state.csv")
@@ -126,6 +141,31 @@ def test_a_run_in_progress_ends_its_group_and_is_named(
         ("1", "false", "200"),
     ]
     assert theirs[2]["ci_low"] == ""
+
+
+def test_unknown_versions_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(Request(study(tmp_path / "logs"), tmp_path / "out"))
+    sentence = "these runs were made before runs recorded their versions"
+    assert capsys.readouterr().err.count(sentence) == 1
+    pages = {path.name: path.read_text().count(sentence) for path in tmp_path.glob("out/*.md")}
+    assert pages == {
+        "curves-dmcontrol-state.md": 1,
+        "aggregate-dmcontrol-state.md": 0,
+        "profiles-dmcontrol-state.md": 0,
+    }
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_leaving_out_short_seeds_is_advised_only_where_it_helps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], short: bool
+) -> None:
+    """Not where a task's whole runs end first, be there a short seed of the longer task or not."""
+    make_run(tmp_path, {10: 1.0, 20: 2.0}, train_steps=20)
+    make_run(tmp_path, {10: 1.0, 20: 2.0, 30: 3.0}, task="walker-run")
+    if short:
+        make_run(tmp_path, {10: 1.0, 20: 2.0}, task="walker-run", seed=2)
+    make(Request(find_run_folders([tmp_path]), tmp_path / "out"))
+    assert "ends at 20 env steps, which all its runs reached\n" in capsys.readouterr().err
 
 
 def test_short_seeds_can_be_left_out(tmp_path: Path) -> None:
@@ -149,3 +189,11 @@ def test_runs_that_cannot_be_read_are_told_and_the_others_drawn(
 def test_runs_without_evaluations_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="none of these runs has an evaluation yet"):
         make(Request([make_run(tmp_path, {})], tmp_path / "out"))
+
+
+def test_evaluations_that_were_asked_away_are_not_said_to_be_missing(tmp_path: Path) -> None:
+    folder, out = make_run(tmp_path, {10: 1.0, 20: 1.0}), tmp_path / "out"
+    with pytest.raises(RunFolderError, match="at or before 9 env steps; the first is at 10"):
+        make(Request([folder], out, until=9))
+    with pytest.raises(RunFolderError, match="--drop-short leaves out all"):
+        make(Request([folder], out, drop_short=True))

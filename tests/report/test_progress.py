@@ -232,6 +232,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert ask(tmp_path).stdout.splitlines()[-1] == "1 run: 1 done"
 
 
+def test_an_option_that_does_not_exist_is_one_line() -> None:
+    done = ask("--jsn")
+    assert done.returncode == 2
+    assert done.stderr == "error: unrecognized arguments: --jsn; --help lists the options\n"
+
+
 def test_the_command_where_there_is_nothing(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "nowhere"):
         done = ask(place)

@@ -40,6 +40,15 @@ def test_rows_without_numbers_are_left_out_and_told(tmp_path: Path) -> None:
     assert "3 rows" in problems[0]
 
 
+@pytest.mark.parametrize("rows", ["", "A,t,state,1,x,,,\n"])
+@pytest.mark.parametrize("methods", [(), ("A",)])
+def test_a_file_without_numbers_is_told_as_such(
+    tmp_path: Path, rows: str, methods: tuple[str, ...]
+) -> None:
+    with pytest.raises(PublishedError, match=r"published\.csv: no row has numbers"):
+        read_published(write(tmp_path, rows), methods)
+
+
 def test_methods_are_chosen_by_pattern_in_the_order_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path, "".join(f"{name},t,state,1,2,,,\n" for name in ("B2", "A", "B1")))
     assert [key.method for key in read_published(path, ("B*", "A"))[0]] == ["B1", "B2", "A"]
@@ -50,6 +59,8 @@ def test_methods_are_chosen_by_pattern_in_the_order_asked_for(tmp_path: Path) ->
 def test_a_file_that_is_not_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(PublishedError, match="lacks the columns method, task"):
         read_published(write(tmp_path, "1,2\n", "env_step,mean\n"))
+    with pytest.raises(PublishedError, match=r"lacks the column mean$"):
+        read_published(write(tmp_path, "A,t,state,1\n", "method,task,modality,env_step\n"))
     with pytest.raises(PublishedError, match="cannot be read: No such file"):
         read_published(tmp_path / "nowhere.csv")
     picture = tmp_path / "picture.png"

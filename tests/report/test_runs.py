@@ -24,6 +24,20 @@ def test_folders_globs_and_parents_lead_to_the_same_runs_once(tmp_path: Path) ->
     assert find_run_folders([f"{tmp_path}/**/1/eval.csv"]) == [min(folders)]
 
 
+@pytest.mark.parametrize("name", ["eval.csv", "config.yaml"])
+def test_a_file_of_a_run_means_that_run_alone(tmp_path: Path, name: str) -> None:
+    folders = [make_run(tmp_path, {10: 1.0}, seed=seed) for seed in (1, 2)]
+    assert find_run_folders([folders[0] / name]) == [folders[0]]
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.yaml"])
+def test_another_file_does_not_mean_the_folder_around_it(tmp_path: Path, name: str) -> None:
+    make_run(tmp_path, {10: 1.0})
+    (tmp_path / name).touch()
+    with pytest.raises(RunFolderError, match=f"{name} is no file of a run; give a run's folder"):
+        find_run_folders([tmp_path / name])
+
+
 def test_files_of_trackers_inside_a_run_are_not_runs(tmp_path: Path) -> None:
     folder = make_run(tmp_path, {10: 1.0})
     for inner in ("wandb/offline-run-1/files", ".overwritten"):

@@ -4,8 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from difftori.report.analysis import Aggregate, CellCurve
 from difftori.report.curves import format_steps
+from difftori.report.published import PublishedCurve, PublishedKey, drawn_until
 from difftori.report.runs import Run
 from difftori.report.sheets import Cell, Sheet
 
@@ -18,6 +21,7 @@ OF_THE_PLACE = frozenset(
 )
 """keys that may differ between seeds without making another experiment of them"""
 OF_TRACKERS = ("use_", "wandb_")
+MANY_PUBLISHED = 6
 
 
 def missing_seeds(sheet: Sheet, cell: Cell, expected: Iterable[int] | None) -> list[int]:
@@ -83,11 +87,21 @@ def mixed_settings(sheet: Sheet) -> list[str]:
     return notes
 
 
+def unknown_versions(runs: Sequence[Run]) -> list[str]:
+    """A sentence if no run says what it was made with."""
+    if any(run.provenance is not None for run in runs):
+        return []
+    return ["these runs were made before runs recorded their versions"]
+
+
 def mixed_versions(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each package, Python or commit that is not the same in all runs."""
+    """A sentence for each package, Python or commit that is not the same in all runs.
+
+    Nothing if no run says what it was made with: that is ``unknown_versions``.
+    """
     known = [run.provenance for run in runs if run.provenance is not None]
     if not known:
-        return ["the versions that made these runs are unknown: none has a provenance.json"]
+        return []
     notes = []
     if len(known) < len(runs):
         unknown = [run for run in runs if run.provenance is None]
@@ -135,13 +149,83 @@ def aggregate_notes(
         steps = drawn[label].steps
         end, reached = int(max(steps, default=0)), max(int(curves[c].steps[-1]) for c in cells)
         if end < reached:
+            hint = ""
+            if _whole_runs_reach([(sheet.cells[c], curves[c].seeds) for c in cells]) > end:
+                hint = "; --drop-short leaves short ones out"
             notes.append(
                 f"the aggregate of {label} ends at {format_steps(end)} env steps, which all its "
-                "runs reached; --drop-short leaves short ones out"
+                f"runs reached{hint}"
             )
     if overlaid and not result.published:
         notes.append(f"no published method has all {len(result.tasks)} tasks of the aggregate")
     return notes
+
+
+def _whole_runs_reach(tasks: Iterable[tuple[Mapping[int, Run], Iterable[int]]]) -> int:
+    """The env step that all runs would have reached if the short ones were left out.
+
+    Of each task the runs, and the seeds that are drawn. 0: none is short, or a task would have no
+    run left; tasks may be of different length.
+    """
+    ends, any_short = [], False
+    for runs, seeds in tasks:
+        drawn = [runs[seed] for seed in seeds]
+        whole = [run.evaluated_until for run in drawn if not run.is_short]
+        any_short |= len(whole) < len(drawn)
+        ends.append(min(whole, default=0))
+    return min(ends) if any_short else 0
+
+
+def published_notes(
+    sheet: Sheet, published: Mapping[PublishedKey, PublishedCurve], end: int
+) -> list[str]:
+    """What axes that end at env step ``end`` do not show of published curves, or show badly."""
+    drawn = drawn_until(end, published)
+    if published and not drawn:
+        first = min(int(curve.mean.steps[0]) for curve in published.values())
+        return [
+            f"the published curves begin at {first:,} env steps, where these axes have ended; "
+            f"--until {first * 2} makes them longer"
+        ]
+    notes = []
+    names = {key.method for key in drawn}
+    late = sorted({key.method for key in published} - names)
+    if late:
+        notes.append(
+            f"published methods that begin after {end:,} env steps, so that nothing of them is "
+            f"drawn: {_list(late)}"
+        )
+    if len(names) > MANY_PUBLISHED:
+        notes.append(
+            f"{len(names)} published methods in one picture are hard to tell apart; "
+            "--published-methods chooses"
+        )
+    larger = [task for task in sheet.tasks if beyond_maximum(sheet, drawn, task)]
+    if larger:
+        notes.append(
+            "published scores are larger than these runs can reach, so episodes or units differ: "
+            f"{_list(larger)}"
+        )
+    return notes
+
+
+def beyond_maximum(
+    sheet: Sheet, published: Mapping[PublishedKey, PublishedCurve], task: str
+) -> bool:
+    """A published mean is not between 0 and the most that these runs can reach on ``task``.
+
+    The runs may have had shorter episodes. A few percent above are a matter of rounding.
+    """
+    maximum = sheet.maximum(task)
+    curves = [
+        curve
+        for key, curve in published.items()
+        if (key.task, key.modality) == (task, sheet.modality)
+    ]
+    if maximum is None or not curves:
+        return False
+    shares = np.concatenate([curve.mean.scores for curve in curves]) / maximum
+    return bool((np.abs(shares - 0.5) > 0.53).any())
 
 
 def _list(names: Sequence[str]) -> str:

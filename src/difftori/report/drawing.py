@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from difftori.report.analysis import THRESHOLDS, Aggregate, CellCurve, Profiles
+from difftori.report.checks import beyond_maximum
 from difftori.report.curves import Steps, format_steps
-from difftori.report.published import PublishedCurve, PublishedKey
+from difftori.report.published import PublishedCurve, PublishedKey, drawn_until
 from difftori.report.sheets import Cell, Method, Sheet
 from difftori.report.statistics import Array, Estimate, Metric
 
@@ -72,10 +73,15 @@ def draw_curves(
     end: int,
     free_y: bool = False,
 ) -> Figure:
-    """One panel for each task; ``end`` is the last env step of the axes."""
+    """One panel for each task; ``end`` is the last env step of the axes.
+
+    Published methods that begin later are left out.
+    """
     tasks = sheet.tasks
     figure, panels = _grid(len(tasks))
-    names = list(dict.fromkeys(key.method for key in published))
+    theirs = drawn_until(end, published)
+    names = list(dict.fromkeys(key.method for key in theirs))
+    maxima = []
     labels = [f"{sheet.label(method)} ({_seed_count(curves, method)})" for method in sheet.methods]
     for axes, task in zip(panels, tasks, strict=True):
         axes.set_title(task)
@@ -84,23 +90,16 @@ def draw_curves(
             if drawn is not None:
                 _line(axes, drawn.steps, drawn.estimate, drawn.complete, index, labels[index])
         for index, name in enumerate(names):
-            curve = published.get(PublishedKey(name, task, sheet.modality))
+            curve = theirs.get(PublishedKey(name, task, sheet.modality))
             if curve is not None:
-                _published_line(axes, curve.mean.steps, curve.mean.scores, index, name, end)
+                _published_line(axes, curve.mean.steps, curve.mean.scores, index, name)
                 if len(names) == 1:
                     low, high = curve.mean.scores - curve.std, curve.mean.scores + curve.std
-                    axes.fill_between(
-                        curve.mean.steps, low, high, color=MUTED[index], alpha=0.12, linewidth=0
-                    )
+                    _band(axes, curve.mean.steps, low, high, MUTED[index], alpha=0.12)
         _steps_axis(axes, end, small=len(tasks) > 2)
-        maximum = sheet.maximum(task)
-        if maximum is not None and not free_y:
-            axes.set_ylim(-0.03 * maximum, 1.03 * maximum)
-            shares = np.linspace(0, 1, 3 if len(tasks) > 2 else 5)
-            axes.set_yticks(shares * maximum)
-        else:
-            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-            axes.yaxis.set_major_locator(MaxNLocator(4))
+        maximum = None if free_y or beyond_maximum(sheet, theirs, task) else sheet.maximum(task)
+        _score_axis(axes, maximum, small=len(tasks) > 2)
+        maxima.append(maximum)
     what = f"{sheet.score.label}{_how(metric, [c.estimate for c in curves.values()])}"
     if len(panels) == 1:
         panels[0].set_xlabel("Environment steps")
@@ -108,9 +107,7 @@ def draw_curves(
     else:
         figure.supxlabel("Environment steps", fontsize=LABEL_POINTS)
         figure.supylabel(what, fontsize=LABEL_POINTS)
-        maxima = {sheet.maximum(task) for task in tasks}
-        shared = not free_y and len(maxima) == 1 and None not in maxima
-        _label_outer_axes(panels, shared_y=shared)
+        _label_outer_axes(panels, shared_y=len(set(maxima)) == 1 and None not in maxima)
     _legend(figure, panels, [*labels, *names, PARTIAL])
     return figure
 
@@ -124,11 +121,15 @@ def draw_aggregate(sheet: Sheet, result: Aggregate, *, metric: Metric, end: int)
         complete = np.ones(len(curve.steps), dtype=bool)
         _line(axes, curve.steps, curve.estimate, complete, order.index(curve.label), label)
     names = [f"{c.label} (mean)" if metric != "mean" else c.label for c in result.published]
+    top = 1.0
     for index, (curve, name) in enumerate(zip(result.published, names, strict=True)):
-        _published_line(axes, curve.steps, curve.estimate.value, index, name, end)
+        shown = curve.steps <= end
+        if shown.any():
+            _published_line(axes, curve.steps[shown], curve.estimate.value[shown], index, name)
+            top = max(top, float(curve.estimate.value[shown].max()))
     axes.set_title(f"{len(result.tasks)} tasks")
     _steps_axis(axes, end)
-    axes.set_ylim(-0.03, 1.03)
+    axes.set_ylim(-0.03 * top, 1.03 * top)
     axes.set_xlabel("Environment steps")
     how = _how(metric, [curve.estimate for curve in result.curves])
     axes.set_ylabel(f"{normalized_label(sheet, result.tasks)}{how}")
@@ -221,11 +222,9 @@ def _line(
 ) -> None:
     colour = COLOURS[index % len(COLOURS)]
     dash = DASHES[index // len(COLOURS) % len(DASHES)]
-    known = complete & np.isfinite(estimate.low)
-    axes.fill_between(
-        x[known], estimate.low[known], estimate.high[known], color=colour, alpha=0.2, linewidth=0,
-        step="post" if steps else None,
-    )  # fmt: skip
+    low = np.where(complete, estimate.low, np.nan)
+    cap = max(4.0, 10.0 - 2 * index)  # of bars at the same step, no cap hides another
+    _band(axes, x, low, estimate.high, colour, alpha=0.2, cap=cap, steps=steps)
     marker = "o" if complete.sum() == 1 else None
     axes.plot(
         x[complete], estimate.value[complete], color=colour, linestyle=dash, marker=marker,
@@ -233,6 +232,35 @@ def _line(
     )  # fmt: skip
     if not complete.all():
         _partial(axes, x, estimate.value, complete, colour)
+
+
+def _band(
+    axes: Axes,
+    x: Steps | Array,
+    low: Array,
+    high: Array,
+    colour: str,
+    *,
+    alpha: float,
+    cap: float = 6.0,
+    steps: bool = False,
+) -> None:
+    """From ``low`` to ``high`` where they are known.
+
+    At a single point a band would have no width: an error bar with caps of ``cap`` points.
+    """
+    known = np.isfinite(low)
+    if known.sum() == 1:
+        ends = [float(low[known][0]), float(high[known][0])]
+        axes.plot(
+            np.repeat(x[known], 2), ends, color=colour, linewidth=1.0, marker="_", markersize=cap,
+            alpha=0.7, zorder=2.8,
+        )  # fmt: skip
+        return
+    axes.fill_between(
+        x[known], low[known], high[known], color=colour, alpha=alpha, linewidth=0,
+        step="post" if steps else None,
+    )  # fmt: skip
 
 
 def _partial(
@@ -246,12 +274,9 @@ def _partial(
     axes.plot([], [], color="#555555", label=PARTIAL, **DOTTED)
 
 
-def _published_line(
-    axes: Axes, steps: Steps, means: Array, index: int, name: str, end: int
-) -> None:
-    shown = steps <= end
+def _published_line(axes: Axes, steps: Steps, means: Array, index: int, name: str) -> None:
     axes.plot(
-        steps[shown], means[shown], color=MUTED[index % len(MUTED)], linestyle=(0, (4, 1.5)),
+        steps, means, color=MUTED[index % len(MUTED)], linestyle=(0, (4, 1.5)),
         marker=MARKERS[index % len(MARKERS)], linewidth=0.8, markersize=2.4, label=name, zorder=2,
     )  # fmt: skip
 
@@ -268,6 +293,16 @@ def _steps_axis(axes: Axes, end: int, *, small: bool = False) -> None:
     locator = MaxNLocator(2 if small else 5, steps=[1, 2, 2.5, 5, 10])
     axes.set_xticks([tick for tick in locator.tick_values(0, end) if tick <= end])
     axes.xaxis.set_major_formatter(FuncFormatter(format_steps))
+
+
+def _score_axis(axes: Axes, maximum: float | None, *, small: bool) -> None:
+    """From 0 to ``maximum``; None: to what is drawn."""
+    if maximum is None:
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        return
+    axes.set_ylim(-0.03 * maximum, 1.03 * maximum)
+    axes.set_yticks(np.linspace(0, 1, 3 if small else 5) * maximum)
 
 
 def _legend(figure: Figure, panels: Sequence[Axes], order: Sequence[str]) -> None:

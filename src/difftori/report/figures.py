@@ -20,8 +20,10 @@ from difftori.report.checks import (
     half_written,
     mixed_settings,
     mixed_versions,
+    published_notes,
     seed_notes,
     short_runs,
+    unknown_versions,
 )
 from difftori.report.curves import Series
 from difftori.report.published import PublishedCurve, PublishedKey, read_published
@@ -33,7 +35,6 @@ INTERVAL = (
     f"in brackets the {CONFIDENCE:.0%} percentile interval of {RESAMPLES:,} stratified bootstrap "
     "resamples of the runs, at each point by itself"
 )
-MANY_PUBLISHED = 6
 SHOWN_NOTES = 12
 """of one kind on the console"""
 
@@ -70,14 +71,28 @@ def make(request: Request) -> list[Path]:
     runs, told = _read_all(request.folders)
     sheets, doubles = sheets_of(runs)
     notes += [*told, *doubles, *half_written(runs), *mixed_versions(runs)]
-    _warn(notes, f"{request.out}/*.md")
+    unknown = unknown_versions(runs)
+    _warn([*notes, *unknown], f"{request.out}/*.md")
     request.out.mkdir(parents=True, exist_ok=True)
     paths = []
     for sheet in sheets:
-        paths += _Pages(request, sheet, published, notes).write()
+        paths += _Pages(request, sheet, published, notes, unknown).write()
     if not paths:
-        raise RunFolderError("none of these runs has an evaluation yet")
+        raise RunFolderError(_why_nothing(request, runs))
     return paths
+
+
+def _why_nothing(request: Request, runs: Sequence[Run]) -> str:
+    """Why there is nothing to draw, so that nobody looks for evaluations that are there."""
+    firsts = [run.evaluations[0].env_step for run in runs if run.evaluations]
+    if not firsts:
+        return "none of these runs has an evaluation yet"
+    if request.until is not None and min(firsts) > request.until:
+        return (
+            f"none of these runs has an evaluation at or before {request.until:,} env steps; "
+            f"the first is at {min(firsts):,}"
+        )
+    return "--drop-short leaves out all of these runs that have an evaluation to draw"
 
 
 def _read_all(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -112,10 +127,13 @@ class _Pages:
         sheet: Sheet,
         published: Mapping[PublishedKey, PublishedCurve],
         notes: Sequence[str],
+        notes_on_runs: Sequence[str],
     ) -> None:
+        """``notes`` stand on every page, ``notes_on_runs`` only beside the table of runs."""
         self._request = request
         self._sheet = sheet
         self._notes = list(notes)
+        self._notes_on_runs = notes_on_runs
         own = [*seed_notes(sheet, request.expected_seeds), *mixed_settings(sheet)]
         self._series = self._choose_series(own)
         self._drawn = replace(
@@ -127,7 +145,9 @@ class _Pages:
             for key, curve in published.items()
             if key.modality == sheet.modality and key.task in sheet.tasks
         }
-        own += self._published_notes(bool(published))
+        if published and not self._published:
+            own.append(f"{request.published} has no curve for any {sheet.name} task here")
+        own += published_notes(self._drawn, self._published, self._end)
         _warn(own, f"{self._stem('curves')}.md")
         self._notes += own
         self._paths: list[Path] = []
@@ -154,26 +174,6 @@ class _Pages:
                        for run in runs.values())  # fmt: skip
         ends = [one.steps[-1] for series in self._series.values() for one in series.values()]
         return int(max(ends, default=1))
-
-    def _published_notes(self, asked: bool) -> list[str]:
-        if not asked:
-            return []
-        if not self._published:
-            return [f"{self._request.published} has no curve for any {self._sheet.name} task here"]
-        notes = []
-        names = {key.method for key in self._published}
-        if len(names) > MANY_PUBLISHED:
-            notes.append(
-                f"{len(names)} published methods in one picture are hard to tell apart; "
-                "--published-methods chooses"
-            )
-        first = min(int(curve.mean.steps[0]) for curve in self._published.values())
-        if first >= self._end:
-            notes.append(
-                f"the published curves begin at {first:,} env steps, where these axes have ended; "
-                f"--until {first * 2} makes them longer"
-            )
-        return notes
 
     def write(self) -> list[Path]:
         sheet, request = self._drawn, self._request
@@ -235,6 +235,7 @@ class _Pages:
             tables.curve_summary(sheet, curves, self._published),
             about,
             runs=tables.run_table(self._sheet, request.expected_seeds),
+            notes=self._notes_on_runs,
         )
 
     def _statistic(self, over: str) -> str:

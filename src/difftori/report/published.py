@@ -1,10 +1,10 @@
-"""Published curves: a CSV file with method, task, modality, env_step, mean, std."""
+"""Published curves: a CSV file with method, task, modality, env_step, mean; std if known."""
 
 import csv
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,19 @@ class PublishedCurve:
     source: str
 
 
+def drawn_until(
+    end: int, published: Mapping[PublishedKey, PublishedCurve]
+) -> dict[PublishedKey, PublishedCurve]:
+    """What axes that end at env step ``end`` show of the curves; of some that is nothing."""
+    drawn = {}
+    for key, curve in published.items():
+        kept = curve.mean.steps <= end
+        if kept.any():
+            mean = Series(curve.mean.steps[kept], curve.mean.scores[kept])
+            drawn[key] = replace(curve, mean=mean, std=curve.std[kept])
+    return drawn
+
+
 class _Row(NamedTuple):
     step: int
     mean: float
@@ -56,7 +69,8 @@ def read_published(
         methods: names or patterns of those to keep, in this order; none keeps all.
 
     Raises:
-        PublishedError: the file or its columns cannot be read, or a method is not in it.
+        PublishedError: the file or its columns cannot be read, no row has numbers, or a method is
+            not in it.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -66,9 +80,8 @@ def read_published(
     reader = csv.DictReader(text.splitlines())
     missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
     if missing:
-        raise PublishedError(
-            f"{path} lacks the columns {', '.join(missing)}; it needs {', '.join(REQUIRED)}"
-        )
+        s = "s" if len(missing) > 1 else ""
+        raise PublishedError(f"{path} lacks the column{s} {', '.join(missing)}")
     rows: dict[PublishedKey, dict[int, _Row]] = defaultdict(dict)
     bad = 0
     for cells in reader:
@@ -77,6 +90,8 @@ def read_published(
             bad += 1
             continue
         rows[PublishedKey(cells["method"], cells["task"], cells["modality"])][row.step] = row
+    if not rows:
+        raise PublishedError(f"{path}: no row has numbers for env_step and mean (std may be empty)")
     problems = [f"{path}: {bad} rows without a number are left out"] if bad else []
     wanted = _choose(sorted({key.method for key in rows}), methods, path)
     return {

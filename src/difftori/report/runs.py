@@ -5,7 +5,7 @@ import glob
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,8 @@ import yaml
 
 LOGS = ("metrics.jsonl", "eval.csv", ".lock")
 """a folder with ``config.yaml`` and one of these is a run's"""
+FILES = ("config.yaml", "eval.csv", "metrics.jsonl")
+"""files by which a run may be named in place of its folder"""
 TAIL_BYTES = 1 << 16
 
 
@@ -97,6 +99,9 @@ class Run:
 def find_run_folders(places: Sequence[str | Path]) -> list[Path]:
     """Every run folder in ``places``: run folders, folders above them, or globs of either.
 
+    A run may also be named by one of ``FILES`` in its folder. Any other file is refused rather
+    than taken for the folder around it, which could hold hundreds of runs.
+
     Raises:
         RunFolderError: a place that does not exist, or holds no run.
     """
@@ -108,6 +113,10 @@ def find_run_folders(places: Sequence[str | Path]) -> list[Path]:
         if not matches:
             raise RunFolderError(f"{place}: no such folder")
         folders = [folder for match in matches for folder in _folders_in(match)]
+        if not folders and Path(place).is_file():
+            raise RunFolderError(
+                f"{place} is no file of a run; give a run's folder, or its {' or '.join(FILES)}"
+            )
         if not folders:
             raise RunFolderError(
                 f"{place} holds no run: a run's folder has config.yaml and metrics.jsonl"
@@ -125,13 +134,20 @@ def _expand(pattern: str) -> list[str]:
 
 def _folders_in(place: Path) -> Iterator[Path]:
     if place.is_file():
-        place = place.parent
+        if place.name in FILES and _is_run(other.name for other in place.parent.iterdir()):
+            yield place.parent
+        return
     for parent, children, files in os.walk(place, followlinks=True):
-        if "config.yaml" in files and any(name in files for name in LOGS):
+        if _is_run(files):
             children.clear()  # W&B keeps files of the same names further down
             yield Path(parent)
         # in place, as os.walk asks for
         children[:] = sorted(child for child in children if not child.startswith("."))
+
+
+def _is_run(names: Iterable[str]) -> bool:
+    files = set(names)
+    return "config.yaml" in files and any(name in files for name in LOGS)
 
 
 def read_run(folder: Path) -> Run:
