@@ -8,7 +8,6 @@ python src/plot.py 'logs/*/state/*/default' --published returns.csv
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from difftori import cli
 from difftori.report.runs import RunFolderError, find_run_folders
@@ -49,16 +48,8 @@ def main() -> None:
         cli.fail(f"{error.filename or arguments.out} cannot be written: {error.strerror}")
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors are one line, as in the other commands; ``status.py`` uses it too."""
-
-    def error(self, message: str) -> NoReturn:
-        cli.fail(f"{message}; --help lists the options")
-        raise AssertionError
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = cli.Parser(
         prog="python src/plot.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 from difftori import cli
-from plot import Parser
 
 
 def main() -> int:
-    parser = Parser(
+    parser = cli.Parser(
         description="A table of all runs below a folder: done, running, waiting, stopped or failed "
         "and why, how far, the last return, and the time left. It may be asked at any time."
     )

@@ -1,11 +1,13 @@
 """What the command line tools share: unknown words, and errors as one line with an exit code."""
 
+import argparse
 import difflib
 import importlib.util
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -117,6 +119,13 @@ def quietly_interruptible(main: Callable[[], object]) -> None:
         sys.exit(INTERRUPTED_EXIT_CODE)
 
 
-def fail(message: str) -> None:
+class Parser(argparse.ArgumentParser):
+    """For the commands without a config; their errors are one line too."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; --help lists the options")
+
+
+def fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(USAGE_EXIT_CODE)
