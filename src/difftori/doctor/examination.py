@@ -26,7 +26,8 @@ def examine(overrides: Sequence[str]) -> int:
     report.check("packages", packages.versions)
     report.check("imports", packages.imports)
     config = _read(overrides, report)
-    report.check("compiler", machine.compiler)
+    wanted = config is not None and config.run.compile
+    report.check("compiler", lambda: machine.compiler(wanted=wanted))
     report.check("CUDA", machine.cuda)
     if config is None:
         report.check("rendering", lambda: needs.rendering(needed=False))
@@ -41,7 +42,7 @@ def examine(overrides: Sequence[str]) -> int:
         os.environ["MUJOCO_GL"] = "disabled"  # the simulator loads without a renderer only so
     report.check("memory", lambda: _memory(config))
     report.check("disk", lambda: _disk(config))
-    report.check("run folder", lambda: needs.run_folder(config.run.folder))
+    report.check("run folder", lambda: needs.run_folder(config))
     report.check("W&B", lambda: needs.wandb_login(config.wandb))
     if blind:
         report.add("speed", Finding("note", "not measured: there is nothing to render with"))

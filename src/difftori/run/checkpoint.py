@@ -53,7 +53,7 @@ class Checkpointer:
         """``config`` has the flat keys; those outside ``MAY_DIFFER`` must agree to resume."""
         self._folder = folder
         self._config = config
-        self._identity = {key: value for key, value in config.items() if key not in MAY_DIFFER}
+        self._identity = _identity(config)
         self._every_seconds = 60 * every_minutes
         self._console = console
         self._clock = clock
@@ -191,18 +191,10 @@ class Checkpointer:
             raise ConfigError(
                 f"the checkpoint has format {tree.get('format')}, this version reads {FORMAT}"
             )
-        stored = tree["config"]
-        differing = sorted(
-            key
-            for key in stored.keys() | self._identity.keys()
-            if stored.get(key) != self._identity.get(key)
-        )
-        if differing:
-            changes = ", ".join(
-                f"{key} {stored.get(key)} (now {self._identity.get(key)})" for key in differing
-            )
+        changes = other_settings(tree, self._config)
+        if changes:
             raise ConfigError(
-                f"the run in {self._store.folder.parent} was made with other settings: {changes}; "
+                f"the run in {self._folder} was made with other settings: {', '.join(changes)}; "
                 "use them again, or another exp_name"
             )
         self._log.restore(tree["replay"]["log"])
@@ -225,6 +217,20 @@ class Checkpointer:
 
     def _warn(self, error: CheckpointError) -> None:
         self._console.warn(f"{error}; training goes on, and saving is tried again")
+
+
+def other_settings(tree: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """What keeps a run with the flat ``config`` from going on from ``tree``: "lr 0.1 (now 0.2)"."""
+    stored, now = tree["config"], _identity(config)
+    return [
+        f"{key} {stored.get(key)} (now {now.get(key)})"
+        for key in sorted(stored.keys() | now.keys())
+        if stored.get(key) != now.get(key)
+    ]
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in MAY_DIFFER}
 
 
 def read_latest(folder: Path) -> dict[str, Any]:
