@@ -132,9 +132,7 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("lr=0.5", "resume=false", "overwrite=true"), "note", "will delete"),
     ],
 )
-def test_a_run_that_is_there(
-    log_dir: Path, keys: tuple[str, ...], verdict: str, says: str
-) -> None:
+def test_a_run_that_is_there(log_dir: Path, keys: tuple[str, ...], verdict: str, says: str) -> None:
     finding = needs.run_folder(compose("preset=debug", f"log_dir={log_dir}", *POINT, *keys))
     assert finding.verdict == verdict
     assert says in finding.text

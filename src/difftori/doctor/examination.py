@@ -1,7 +1,7 @@
 """All checks in order, for the command that the overrides describe."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ def examine(overrides: Sequence[str]) -> int:
     if blind:
         report.add("speed", Finding("note", "not measured: there is nothing to render with"))
     else:
-        report.check("speed", lambda: _speed(config))
+        report.check("speed", lambda: _speed(config, report.progress))
     return _conclude(report)
 
 
@@ -139,11 +139,11 @@ def _disk(config: "Config") -> Finding:
     return needs.disk(config.run.folder, _sizes(config)[1])
 
 
-def _speed(config: "Config") -> list[Finding]:
+def _speed(config: "Config", say: Callable[[str], None]) -> list[Finding]:
     from difftori.doctor import speed
     from difftori.run.progress import format_seconds
 
-    measured, episode_length = speed.measure(config)
+    measured, episode_length = speed.measure(config, say)
     counts = speed.work(config, episode_length)
     took = speed.estimate(measured, counts, config, episode_length)
 

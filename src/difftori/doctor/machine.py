@@ -45,7 +45,7 @@ def usable_cores() -> float:
 
 
 def compiler(*, wanted: bool) -> Finding:
-    """A C++ compiler with OpenMP, which torch.compile needs; ``wanted`` is the run's ``compile``."""
+    """One for C++ with OpenMP, which torch.compile needs; ``wanted`` is the run's ``compile``."""
     for name in filter(None, (os.environ.get("CXX"), "g++", "clang++")):
         path = shutil.which(name)
         if path is not None and _compiles(path):
