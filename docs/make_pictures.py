@@ -1,7 +1,7 @@
 """Draws the README's pictures.
 
     python docs/make_pictures.py method
-    python docs/make_pictures.py strip logs/…/evaluation/step_000020000.mp4
+    python docs/make_pictures.py strip logs/…/evaluation/step_000020000_….mp4
 
 `method` writes docs/method.svg, `strip` docs/strip.png: frames of a video, evenly spaced.
 """

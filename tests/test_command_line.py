@@ -33,9 +33,10 @@ def test_a_run_is_trained_scored_and_filmed(tmp_path: Path) -> None:
     assert "replay buffer" in done.stdout.splitlines()[2]
     scored = run("evaluate.py", f"run={folder}", "eval_episodes=2", "save_video=true")
     assert scored.returncode == 0, scored.stderr
-    summary = json.loads((folder / "evaluation" / "step_000000512.json").read_text())
+    name = "step_000000512_2-episodes_seed-0"
+    summary = json.loads((folder / "evaluation" / f"{name}.json").read_text())
     assert len(summary["episode_rewards"]) == 2
-    assert (folder / "evaluation" / "step_000000512.mp4").stat().st_size > 1000
+    assert (folder / "evaluation" / f"{name}.mp4").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,16 @@ def test_threads(
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert machine.compiler().verdict == "note"
+    finding = machine.compiler(wanted=True)
+    assert finding.verdict == "note"
+    assert "compile=true will be ignored" in finding.text
+    assert "only compile=true would use it" in machine.compiler(wanted=False).text
     # one that is there and fails is none
     (tmp_path / "g++").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "g++").chmod(0o755)
-    assert machine.compiler().verdict == "note"
+    assert machine.compiler(wanted=False).verdict == "note"
     (tmp_path / "g++").write_text("#!/bin/sh\nexit 0\n")
-    assert machine.compiler().verdict == "ok"
+    assert machine.compiler(wanted=False).verdict == "ok"
 
 
 @pytest.mark.parametrize(

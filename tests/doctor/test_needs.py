@@ -7,8 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from runs import run_debug
 
+from difftori.config import compose
 from difftori.doctor import needs
+
+POINT = ("suite=integrator", "domain=point-2d", "domain_task=16-steps", "action_repeat=1")
 
 
 def _probe(monkeypatch: pytest.MonkeyPatch, stdout: str = "", stderr: str = "") -> None:
@@ -81,26 +85,69 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("used", "mode", "key", "verdict"),
+    ("used", "mode", "key", "verdict", "says"),
     [
-        (True, "online", True, "ok"),
-        (True, "online", False, "fix"),
-        (True, "offline", False, "ok"),
-        (False, "online", False, "note"),
+        (True, "online", True, "ok", "logged in"),
+        (True, "online", False, "note", "the run goes on without W&B"),
+        (True, "offline", False, "ok", "wandb_mode=offline"),
+        (False, "online", False, "note", "not used"),
     ],
 )
 def test_wandb_login(
-    monkeypatch: pytest.MonkeyPatch, used: bool, mode: str, key: bool, verdict: str
+    monkeypatch: pytest.MonkeyPatch, used: bool, mode: str, key: bool, verdict: str, says: str
 ) -> None:
     _probe(monkeypatch, stdout=f"INFO a service\nLOGIN {key}\n")
     config = SimpleNamespace(use_wandb=used, wandb_mode=mode)
-    assert needs.wandb_login(config).verdict == verdict
+    finding = needs.wandb_login(config)
+    assert finding.verdict == verdict
+    assert says in finding.text
 
 
-@pytest.mark.parametrize(("used", "verdict"), [(True, "fix"), (False, "note")])
-def test_no_wandb(monkeypatch: pytest.MonkeyPatch, used: bool, verdict: str) -> None:
+@pytest.mark.parametrize("used", [True, False])
+def test_no_wandb(monkeypatch: pytest.MonkeyPatch, used: bool) -> None:
     _probe(monkeypatch, stderr="Traceback\nModuleNotFoundError: No module named 'wandb'\n")
     config = SimpleNamespace(use_wandb=used, wandb_mode="online")
     finding = needs.wandb_login(config)
-    assert finding.verdict == verdict
+    assert finding.verdict == "note"
     assert "No module named 'wandb'" in finding.text
+
+
+@pytest.fixture(scope="module")
+def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run that is complete."""
+    folder = tmp_path_factory.mktemp("logs")
+    assert run_debug(folder, *POINT) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("keys", "verdict", "says"),
+    [
+        ((), "ok", "the same command goes on with it"),
+        (("train_steps=96", "device=cpu"), "ok", "the same command goes on with it"),
+        (("lr=0.5",), "fix", "other settings: lr"),
+        (("preset=quick",), "fix", "more"),
+        (("lr=0.5", "exp_name=other"), "ok", "is free"),
+        (("resume=false",), "fix", "resume=false does not touch"),
+        (("lr=0.5", "resume=false", "overwrite=true"), "note", "will delete"),
+    ],
+)
+def test_a_run_that_is_there(log_dir: Path, keys: tuple[str, ...], verdict: str, says: str) -> None:
+    finding = needs.run_folder(compose("preset=debug", f"log_dir={log_dir}", *POINT, *keys))
+    assert finding.verdict == verdict
+    assert says in finding.text
+    assert ("another exp_name" in finding.remedy) == (verdict == "fix")
+
+
+def test_a_run_without_checkpoints(tmp_path: Path) -> None:
+    config = compose("preset=debug", f"log_dir={tmp_path}")
+    folder = config.run.folder
+    (folder / "models").mkdir(parents=True)
+    (folder / "metrics.jsonl").touch()
+    assert "begins it again" in needs.run_folder(config).text
+    (folder / "models" / "model.pt").touch()
+    assert needs.run_folder(config).verdict == "fix"
+    (folder / "checkpoints").mkdir()
+    assert needs.run_folder(config).verdict == "ok"
+    (folder / "checkpoints" / "step_000000000001.safetensors").write_bytes(b"damaged")
+    assert "none of whose checkpoints can be read" in needs.run_folder(config).text

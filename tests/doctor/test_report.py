@@ -28,3 +28,14 @@ def test_a_check_that_raises_is_a_line(capsys: pytest.CaptureFixture[str]) -> No
     assert line.startswith("fix")
     assert "OSError: libx.so: cannot open" in line
     assert report.fixes == 1
+
+
+def test_progress_is_no_line_of_a_plain_report(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report()
+
+    def look() -> Finding:
+        report.progress("speed: update")
+        return Finding("ok", "fast")
+
+    report.check("speed", look)
+    assert len(capsys.readouterr().out.splitlines()) == 1

@@ -1,6 +1,7 @@
 """The estimate counts what the loop does."""
 
 import dataclasses
+import time
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,28 @@ def test_pixels_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "BUDGET_SECONDS", dict.fromkeys(speed.BUDGET_SECONDS, 0.0))
     measured, _ = speed.measure(compose("preset=debug", "modality=pixels", **POINT))
     assert measured.update > 0
+
+
+def test_the_test_ends_by_its_deadline_and_every_part_is_done() -> None:
+    said: list[str] = []
+    watch = speed._Stopwatch(time.perf_counter() + 0.2, said.append)
+    calls = dict.fromkeys(("env", "update", "plan"), 0)
+
+    def slow(part: str) -> None:
+        calls[part] += 1
+        time.sleep(0.03)
+
+    began = time.perf_counter()
+    seconds = [watch.seconds_each(part, lambda part=part: slow(part)) for part in calls]
+    assert time.perf_counter() - began < 1.0
+    assert min(seconds) > 0.025
+    assert calls["env"] > 1
+    assert (calls["update"], calls["plan"]) == (1, 1)
+    assert said == ["speed: env", "speed: update", "speed: plan"]
+
+
+def test_the_first_call_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(speed.BUDGET_SECONDS, "env", 0.3)
+    pauses = iter([0.2, *[0.01] * 100])
+    watch = speed._Stopwatch(float("inf"), lambda text: None)
+    assert watch.seconds_each("env", lambda: time.sleep(next(pauses))) < 0.1

@@ -136,6 +136,16 @@ def test_a_seed_decides_every_pixel_and_filming_changes_nothing() -> None:
 
 
 @pytest.mark.usefixtures("rendering")
+def test_a_picture_may_be_larger_than_the_models_frame_buffer() -> None:
+    env = make("mw-reach")
+    env.reset(seed=0)
+    assert env.render(720, 720).shape == (720, 720, 3)
+    assert env.render(64, 1280).shape == (64, 1280, 3)
+    assert env.render(96, 96).any()
+    env.close()
+
+
+@pytest.mark.usefixtures("rendering")
 def test_the_picture_stands_upright_and_is_not_mirrored() -> None:
     simulator = MetaWorld("reach-v3", camera=4)
     simulator.reset(seed=0)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from difftori.run.charts import thought
+from difftori.run.charts import AFTER, BEFORE, ReturnChart, RewardChart, thought
 from difftori.run.evaluation import Moment
 from difftori.run.overlay import PlanPanel
 from difftori.types import Plan
@@ -112,3 +113,40 @@ def test_the_sampling_planners_returns_are_those_of_its_mean() -> None:
     seen = thought(plan(stats=stats))
     assert (seen.return_before, seen.return_after) == (3.0, 4.0)
     assert np.isnan(thought(plan(stats={})).return_before)
+
+
+def test_the_first_step_shows_both_returns() -> None:
+    picture = panel().draw(moment(0, plan())).astype(int)
+    returns = picture[60:120]  # of 360 rows; below the chart's labels
+    for color in (BEFORE, AFTER):
+        wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (np.abs(returns - wanted).max(axis=2) < 30).sum() > 4, color
+
+
+def test_curves_keep_off_the_panels_edges() -> None:
+    chart = ReturnChart(Figure().add_axes((0, 0, 1, 1)), LENGTH)
+    for step in range(LENGTH):
+        chart.add(step, thought(plan(step=step)))
+        low, high = chart._axes.get_ylim()
+        room = 0.04 * (high - low)
+        assert low + room < 1
+        assert 2 + step**2 < high - room
+    left, right = chart._axes.get_xlim()
+    assert left < 0
+    assert right > LENGTH - 1
+
+
+def test_rewards_of_zero_have_an_axis_from_zero_to_one() -> None:
+    chart = RewardChart(Figure().add_axes((0, 0, 1, 1)), LENGTH)
+    grown = [chart.add(step, 0.0) for step in range(LENGTH)]
+    assert not any(grown)
+    assert chart._axes.get_ylim() == pytest.approx((0, 1), abs=0.1)
+    assert chart.add(LENGTH, 3.0)
+    assert chart._axes.get_ylim()[1] > 3.1
+
+
+def test_the_legend_is_drawn_as_the_curves_are() -> None:
+    drawn = panel()
+    legend = [line.get_linestyle() for line in drawn._canvas.figure.artists]
+    curves = [line.get_linestyle() for line in drawn._actions.artists[:3]]
+    assert legend == curves == ["-", "--", "-"]

@@ -69,6 +69,38 @@ def test_plain_and_overlaid_videos_stand_side_by_side(run: Path, tmp_path: Path)
     assert len(list(tmp_path.glob("*.mp4"))) == 2
 
 
+def test_a_score_replaces_no_other(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = run / "models" / "model.pt"
+    for keys in ({}, {"eval_episodes": 1}, {"seed": 3}, {"checkpoint": weights}):
+        asked = {"eval_episodes": 2, **keys}
+        assert call("evaluate", run, output=tmp_path, **asked) == 0
+        counted = "1 episode;" if "eval_episodes" in keys else "2 episodes;"
+        assert f"over {counted}" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "model_2-episodes_seed-0.json",
+        "step_000000064_1-episode_seed-0.json",
+        "step_000000064_2-episodes_seed-0.json",
+        "step_000000064_2-episodes_seed-3.json",
+    ]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "watch"])
+def test_a_file_that_is_not_there_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("difftori.run.watching.require_window", lambda run: None)
+    with pytest.raises(ConfigError, match=r"^run=nowhere does not exist$"):
+        call(command, Path("nowhere"))
+    with pytest.raises(ConfigError, match=r"^run=. is not a run's folder: config.yaml does not"):
+        call(command, Path())
+    for name in ("nope.pt", "nope.safetensors"):
+        with pytest.raises(ConfigError, match=f"^checkpoint={name} does not exist$"):
+            call(command, run, checkpoint=name)
+
+
 def test_a_window_shows_every_step(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 """All checks in order, for the command that the overrides describe."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,8 @@ def examine(overrides: Sequence[str]) -> int:
     report.check("packages", packages.versions)
     report.check("imports", packages.imports)
     config = _read(overrides, report)
-    report.check("compiler", machine.compiler)
+    wanted = config is not None and config.run.compile
+    report.check("compiler", lambda: machine.compiler(wanted=wanted))
     report.check("CUDA", machine.cuda)
     if config is None:
         report.check("rendering", lambda: needs.rendering(needed=False))
@@ -41,12 +42,12 @@ def examine(overrides: Sequence[str]) -> int:
         os.environ["MUJOCO_GL"] = "disabled"  # the simulator loads without a renderer only so
     report.check("memory", lambda: _memory(config))
     report.check("disk", lambda: _disk(config))
-    report.check("run folder", lambda: needs.run_folder(config.run.folder))
+    report.check("run folder", lambda: needs.run_folder(config))
     report.check("W&B", lambda: needs.wandb_login(config.wandb))
     if blind:
         report.add("speed", Finding("note", "not measured: there is nothing to render with"))
     else:
-        report.check("speed", lambda: _speed(config))
+        report.check("speed", lambda: _speed(config, report.progress))
     return _conclude(report)
 
 
@@ -138,11 +139,11 @@ def _disk(config: "Config") -> Finding:
     return needs.disk(config.run.folder, _sizes(config)[1])
 
 
-def _speed(config: "Config") -> list[Finding]:
+def _speed(config: "Config", say: Callable[[str], None]) -> list[Finding]:
     from difftori.doctor import speed
     from difftori.run.progress import format_seconds
 
-    measured, episode_length = speed.measure(config)
+    measured, episode_length = speed.measure(config, say)
     counts = speed.work(config, episode_length)
     took = speed.estimate(measured, counts, config, episode_length)
 

@@ -44,15 +44,14 @@ def usable_cores() -> float:
         return cores
 
 
-def compiler() -> Finding:
-    """A C++ compiler with OpenMP, which torch.compile needs."""
+def compiler(*, wanted: bool) -> Finding:
+    """One for C++ with OpenMP, which torch.compile needs; ``wanted`` is the run's ``compile``."""
     for name in filter(None, (os.environ.get("CXX"), "g++", "clang++")):
         path = shutil.which(name)
         if path is not None and _compiles(path):
             return Finding("ok", f"{name} compiles C++ with OpenMP")
-    return Finding(
-        "note", "no C++ compiler with OpenMP; only compile=true would use it", "install g++"
-    )
+    outcome = "compile=true will be ignored" if wanted else "only compile=true would use it"
+    return Finding("note", f"no C++ compiler with OpenMP; {outcome}", "install g++")
 
 
 def _compiles(path: str) -> bool:

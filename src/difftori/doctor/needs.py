@@ -126,17 +126,48 @@ def disk(folder: Path, need: float) -> Finding:
     return Finding("fix", text, elsewhere) if need > free else Finding("ok", text)
 
 
-def run_folder(folder: Path) -> Finding:
-    if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
-        return Finding("ok", f"{folder} holds a run: the same command goes on with it")
-    return Finding("ok", f"{folder} is free")
+def run_folder(config: Any) -> Finding:
+    """What ``train.py`` would do with a run that is there: go on, delete it, or refuse."""
+    run, folder = config.run, config.run.folder
+    saved = (folder / "checkpoints").exists()
+    if not saved and not (folder / "metrics.jsonl").exists():
+        return Finding("ok", f"{folder} is free")
+    text = f"{folder} holds a run"
+    if not run.resume and run.overwrite:
+        return Finding("note", f"{text}, which resume=false overwrite=true will delete")
+    if not run.resume:
+        text += ", which resume=false does not touch"
+        return Finding("fix", text, "another exp_name, or resume=true, or overwrite=true")
+    if saved:
+        return _resumable(config, text)
+    if (folder / "models" / "model.pt").exists():
+        return Finding("fix", f"{text}, finished and without checkpoints", "another exp_name")
+    return Finding("ok", f"{text} without checkpoints: the same command begins it again")
+
+
+def _resumable(config: Any, text: str) -> Finding:
+    from difftori.run.checkpoint import other_settings
+    from difftori.run.store import CheckpointStore
+    from difftori.run.tree_file import CheckpointError
+
+    try:
+        latest = CheckpointStore(config.run.folder / "checkpoints").latest()
+    except CheckpointError:
+        text += ", none of whose checkpoints can be read"
+        return Finding("fix", text, "another exp_name, or resume=false overwrite=true")
+    changes = "" if latest is None else other_settings(latest[1], config.flat())
+    if not changes:
+        return Finding("ok", f"{text}: the same command goes on with it")
+    return Finding("fix", f"{text} with other settings: {changes}", "another exp_name")
 
 
 def wandb_login(wandb_config: Any) -> Finding:
-    """Whether there is a key; asks neither the user nor the server."""
+    """Whether there is a key; asks neither the user nor the server.
+
+    Nothing here is to fix: a run that cannot use W&B goes on without it.
+    """
     used, offline = wandb_config.use_wandb, wandb_config.wandb_mode == "offline"
-    wrong: Verdict = "fix" if used and not offline else "note"
-    unused = "" if used else "; not used: use_wandb=false"
+    outcome = "; the run goes on without W&B" if used else "; not used: use_wandb=false"
     # in a process of its own: wandb starts a service, which writes to the terminal
     try:
         probe = subprocess.run(
@@ -150,10 +181,9 @@ def wandb_login(wandb_config: Any) -> Finding:
     except subprocess.TimeoutExpired:
         answers, reason = [], f"no answer within {LOGIN_TIMEOUT_SECONDS} s"
     if not answers:
-        broken: Verdict = "fix" if used else "note"
-        return Finding(broken, f"cannot be used: {reason[:110]}{unused}", "pip install wandb")
+        return Finding("note", f"cannot be used: {reason[:110]}{outcome}", "pip install wandb")
     if answers[0] == "LOGIN True":
-        return Finding("ok", f"logged in{unused}")
+        return Finding("ok", "logged in" if used else f"logged in{outcome}")
     if used and offline:
         return Finding("ok", "nobody is logged in; wandb_mode=offline keeps the records here")
-    return Finding(wrong, f"nobody is logged in{unused}", "wandb login")
+    return Finding("note", f"nobody is logged in{outcome}", "wandb login")

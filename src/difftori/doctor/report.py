@@ -28,6 +28,7 @@ class Report:
     def __init__(self) -> None:
         self.fixes = 0
         self._console = _rich_console()
+        self._status: Any = None
 
     def add(self, name: str, finding: Finding) -> None:
         self.fixes += finding.verdict == "fix"
@@ -57,13 +58,19 @@ class Report:
         for finding in found if isinstance(found, list) else [found]:
             self.add(name, finding)
 
+    def progress(self, text: str) -> None:
+        """Say what a check is at; in the live line of a terminal only."""
+        if self._status is not None:
+            self._status.update(f"looking at {text}")
+
     @contextmanager
     def _busy(self, name: str) -> Iterator[None]:
         if self._console is None:
             yield
         else:
-            with self._console.status(f"looking at {name}"):
+            with self._console.status(f"looking at {name}") as self._status:
                 yield
+            self._status = None
 
 
 def sentence(error: BaseException) -> str:

@@ -106,6 +106,10 @@ class MetaWorld:
         check_mujoco_rendering()
         model, data = self._env.model, self._env.data
         if (height, width) not in self._renderers:
+            # MuJoCo refuses a picture larger than the model's frame buffer, 480 by 640
+            buffer = model.vis.global_
+            buffer.offheight = max(buffer.offheight, height)
+            buffer.offwidth = max(buffer.offwidth, width)
             self._renderers[height, width] = self._mujoco.Renderer(model, height, width)
         renderer = self._renderers[height, width]
         renderer.update_scene(data, camera=self._camera)

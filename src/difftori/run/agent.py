@@ -74,6 +74,7 @@ def load_agent(
     Raises:
         ConfigError: no such run or checkpoint, or nothing here can render.
     """
+    _require_files(run, checkpoint)
     config = from_flat({**read_config(run), "device": device, "buffer_device": "cpu"})
     if threads is not None:
         torch.set_num_threads(threads)
@@ -102,6 +103,15 @@ def load_agent(
         update_step=update_step,
         make_env=lambda: build_env()[0],
     )
+
+
+def _require_files(run: Path, checkpoint: Path | None) -> None:
+    if not run.exists():
+        raise ConfigError(f"run={run} does not exist")
+    if not (run / "config.yaml").exists():
+        raise ConfigError(f"run={run} is not a run's folder: {run / 'config.yaml'} does not exist")
+    if checkpoint is not None and not checkpoint.exists():
+        raise ConfigError(f"checkpoint={checkpoint} does not exist")
 
 
 def _weights(run: Path, checkpoint: Path | None) -> tuple[dict[str, torch.Tensor], int, int]:

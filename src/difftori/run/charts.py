@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -23,6 +24,13 @@ FARTHEST = 1.3
 
 BACKGROUND, INK, FAINT = "#12151c", "#e8eaf0", "#8e98aa"
 BEFORE, AFTER, TAKEN = "#f2a65a", "#4fc3f7", "#c9ced9"
+TAKEN_LINE: dict[str, Any] = {"color": TAKEN, "lw": 1.4}
+GUESS_LINE: dict[str, Any] = {"color": BEFORE, "lw": 1.3, "ls": "--"}
+PLAN_LINE: dict[str, Any] = {"color": AFTER, "lw": 1.8, "marker": "o", "ms": 4}
+LEGEND_LINE = 0.05
+"""length of a legend's line, as a share of the panel's width"""
+SIDE, EDGE = 0.02, 0.06
+"""of a chart's steps and values, kept free between its curves and the panel's edges"""
 
 
 @dataclass(frozen=True)
@@ -69,13 +77,15 @@ class ReturnChart:
 
     def __init__(self, axes: Axes, length: int) -> None:
         _style(axes)
-        axes.set_xlim(0, max(1, length - 1))
+        _set_steps(axes, length)
         axes.set_title("planned return G", color=INK, size=11, loc="left", pad=20)
         axes.set_xlabel("agent step", color=FAINT, size=9, labelpad=1)
         self._axes = axes
         (self._before,) = axes.plot([], [], color=BEFORE, lw=1.4, animated=True)
         (self._after,) = axes.plot([], [], color=AFTER, lw=1.8, animated=True)
-        (self._dot,) = axes.plot([], [], "o", color=AFTER, ms=5, animated=True)
+        self._dots = [
+            axes.plot([], [], "o", color=color, ms=5, animated=True)[0] for color in (BEFORE, AFTER)
+        ]
         place: dict[str, Any] = {
             "transform": axes.transAxes,
             "size": 10,
@@ -87,7 +97,7 @@ class ReturnChart:
             axes.text(0.34, 1.03, "", color=AFTER, **place),
             axes.text(1.0, 1.03, "", color=INK, ha="right", **place),
         ]
-        self.artists = [self._before, self._after, self._dot, *self._labels]
+        self.artists = [self._before, self._after, *self._dots, *self._labels]
         self._points: list[tuple[int, float, float]] = []
         self._span: tuple[float, float] | None = None
 
@@ -98,7 +108,8 @@ class ReturnChart:
         columns = np.asarray(self._points, dtype=float).T
         self._before.set_data(columns[0], columns[1])
         self._after.set_data(columns[0], columns[2])
-        self._dot.set_data([step], [after])
+        for dot, value in zip(self._dots, (before, after), strict=True):
+            dot.set_data([step], [value])
         self._labels[0].set_text(f"before {_short(before)}")
         self._labels[1].set_text(f"after {_short(after)}")
         gain = after - before
@@ -106,7 +117,7 @@ class ReturnChart:
         span = _grown(self._span, (before, after), margin=0.3)
         changed = span != self._span
         if changed and span is not None:
-            self._axes.set_ylim(*span)
+            _set_values(self._axes, span)
         self._span = span
         return changed
 
@@ -116,14 +127,15 @@ class RewardChart:
 
     def __init__(self, axes: Axes, length: int) -> None:
         _style(axes)
-        axes.set_xlim(0, max(1, length - 1))
+        _set_steps(axes, length)
         axes.set_title("reward of each step", color=INK, size=11, loc="left", pad=5)
         axes.set_xticklabels([])
         self._axes = axes
         (self._line,) = axes.plot([], [], color=TAKEN, lw=1.3, animated=True)
         self.artists = [self._line]
         self._points: list[tuple[int, float]] = []
-        self._span: tuple[float, float] | None = (0.0, 0.1)
+        self._span: tuple[float, float] | None = (0.0, 1.0)
+        _set_values(axes, (0.0, 1.0))
 
     def add(self, step: int, reward: float) -> bool:
         """``reward`` was earned on the way to ``step``; True if the axis had to grow."""
@@ -134,7 +146,7 @@ class RewardChart:
         span = _grown(self._span, (reward,), margin=0.1)
         changed = span != self._span
         if changed and span is not None:
-            self._axes.set_ylim(*span)
+            _set_values(self._axes, span)
         self._span = span
         return changed
 
@@ -162,10 +174,8 @@ class ActionCurves:
             axes.set_ylabel(f"a{dim + 1}" if action_dim > 1 else "", color=FAINT, size=9)
             if dim < action_dim - 1:
                 axes.set_xticklabels([])
-            (taken,) = axes.plot([], [], color=TAKEN, lw=1.4, animated=True)
-            (guess,) = axes.plot([], [], color=BEFORE, lw=1.3, ls="--", animated=True)
-            (plan,) = axes.plot([], [], "o-", color=AFTER, lw=1.8, ms=4, animated=True)
-            self._lines.append([taken, guess, plan])
+            styles = (TAKEN_LINE, GUESS_LINE, PLAN_LINE)
+            self._lines.append([axes.plot([], [], animated=True, **style)[0] for style in styles])
         _action_titles(figure, box)
         axes.set_xlabel("agent steps from now", color=FAINT, size=9, labelpad=1)
         self.artists = [line for lines in self._lines for line in lines]
@@ -223,9 +233,24 @@ def _action_titles(figure: Figure, box: Sequence[float], legend: str = "") -> No
     if legend:
         figure.text(box[0] + box[2], top, legend, color=FAINT, size=9, ha="right")
         return
-    for x, text, color in ((0.36, "taken", TAKEN), (0.52, "first guess", BEFORE),
-                           (0.76, "planned", AFTER)):  # fmt: skip
-        figure.text(box[0] + box[2] * x, top, f"— {text}", color=color, size=10)
+    for x, text, style in ((0.29, "taken", TAKEN_LINE), (0.48, "first guess", GUESS_LINE),
+                           (0.77, "planned", PLAN_LINE)):  # fmt: skip
+        begin = box[0] + box[2] * x
+        ends, middle = [begin, begin + LEGEND_LINE], [top + 0.006] * 2
+        figure.add_artist(Line2D(ends, middle, transform=figure.transFigure, **style))
+        figure.text(ends[1] + 0.014, top, text, color=style["color"], size=10)
+
+
+def _set_steps(axes: Axes, length: int) -> None:
+    """All agent steps of an episode, and room for a dot at the first and the last."""
+    last = max(1, length - 1)
+    axes.set_xlim(-SIDE * last, (1 + SIDE) * last)
+
+
+def _set_values(axes: Axes, span: tuple[float, float]) -> None:
+    """``span``, and room to the panel's edges."""
+    room = EDGE * (span[1] - span[0])
+    axes.set_ylim(span[0] - room, span[1] + room)
 
 
 def _style(axes: Axes) -> None:

@@ -57,7 +57,7 @@ class Checkpointer:
         """``config`` has the flat keys; those outside ``MAY_DIFFER`` must agree to resume."""
         self._folder = folder
         self._config = config
-        self._identity = {key: value for key, value in config.items() if key not in MAY_DIFFER}
+        self._identity = _identity(config)
         self._every_seconds = 60 * every_minutes
         self._console = console
         self._clock = clock
@@ -195,21 +195,10 @@ class Checkpointer:
             raise ConfigError(
                 f"the checkpoint has format {tree.get('format')}, this version reads {FORMAT}"
             )
-        stored = tree["config"]
-        differing = sorted(
-            key
-            for key in stored.keys() | self._identity.keys()
-            if stored.get(key) != self._identity.get(key)
-        )
-        if differing:
-            changes = ", ".join(
-                f"{key} {_shown(stored.get(key))} (now {_shown(self._identity.get(key))})"
-                for key in differing[:MOST_NAMED]
-            )
-            if len(differing) > MOST_NAMED:
-                changes += f", and {len(differing) - MOST_NAMED} more"
+        changes = other_settings(tree, self._config)
+        if changes:
             raise ConfigError(
-                f"the run in {self._store.folder.parent} was made with other settings: {changes}; "
+                f"the run in {self._folder} was made with other settings: {changes}; "
                 "use them again, or another exp_name"
             )
         self._log.restore(tree["replay"]["log"])
@@ -234,6 +223,25 @@ class Checkpointer:
 
     def _warn(self, error: CheckpointError) -> None:
         self._console.warn(f"{error}; training goes on, and saving is tried again")
+
+
+def other_settings(tree: dict[str, Any], config: dict[str, Any]) -> str:
+    """What keeps a run with the flat ``config`` from going on from ``tree``: ``lr 1 (now 2)``.
+
+    Empty if nothing does.
+    """
+    stored, now = tree["config"], _identity(config)
+    changes = [
+        f"{key} {_shown(stored.get(key))} (now {_shown(now.get(key))})"
+        for key in sorted(stored.keys() | now.keys())
+        if stored.get(key) != now.get(key)
+    ]
+    more = len(changes) - MOST_NAMED
+    return ", ".join(changes[:MOST_NAMED]) + (f", and {more} more" if more > 0 else "")
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in MAY_DIFFER}
 
 
 def _shown(value: Any) -> Any:

@@ -59,7 +59,7 @@ def score(cfg: DictConfig) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output={folder} cannot be written: {error.strerror}") from error
-    name = f"step_{agent.env_step:09d}" if agent.env_step is not None else "model"
+    name = _name(options, agent)
     video = folder / f"{name}{'_plan' if options.plan_overlay else ''}.mp4"
     with ConsoleReporter() as console:
         wanted = video if options.films else None
@@ -70,6 +70,19 @@ def score(cfg: DictConfig) -> int:
         elif options.films:
             console.info(f"video: {video}")
     return 1 if video_error or len(result.errors) == options.eval_episodes else 0
+
+
+def _name(options: ScoringConfig, agent: Agent) -> str:
+    """Of the files, less their endings: other weights, episodes or seeds replace no result."""
+    if agent.env_step is not None:
+        weights = f"step_{agent.env_step:09d}"
+    else:  # they do not say
+        weights = options.checkpoint.stem if options.checkpoint else "model"
+    return f"{weights}_{_episodes(options.eval_episodes, '-')}_seed-{options.seed}"
+
+
+def _episodes(count: int, space: str = " ") -> str:
+    return f"{count}{space}episode{'' if count == 1 else 's'}"
 
 
 def _evaluate(
@@ -125,7 +138,7 @@ def _write(
     write_bytes(path, (json.dumps(summary, indent=2) + "\n").encode())
     console.info(
         f"reward {result.mean_reward:.1f} ± {summary['episode_reward_std']:.1f} "
-        f"over {options.eval_episodes} episodes; {path}"
+        f"over {_episodes(options.eval_episodes)}; {path}"
     )
     if result.successes:
         console.info(
