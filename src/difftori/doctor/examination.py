@@ -150,6 +150,7 @@ def _speed(config: "Config", say: Callable[[str], None]) -> list[Finding]:
     def each(seconds: float) -> str:
         return f"{seconds:.2g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
+    faster = ", less with compile=true, which is not tried" if config.run.compile else ""
     parts = f"acting {format_seconds(took.acting)}, learning {format_seconds(took.learning)}, "
     return [
         Finding(
@@ -160,6 +161,6 @@ def _speed(config: "Config", say: Callable[[str], None]) -> list[Finding]:
         Finding(
             "ok",
             f"{config.run.train_steps:,} env steps take about {format_seconds(took.total)} here: "
-            f"{parts}evaluating {format_seconds(took.evaluating)}",
+            f"{parts}evaluating {format_seconds(took.evaluating)}{faster}",
         ),
     ]
