@@ -157,67 +157,43 @@ class Sides:
         return f"{steps}, actions {off:.0e}, gradient cosine {cosine:.5f}"
 
 
-def plan_forward(bench: Bench) -> Case:
+def plan(bench: Bench, name: str, what: str, count: int, reach: float, repeats: int) -> Case:
+    """``count`` actions at once against one after the other."""
     config = bench.config()
     sides = Sides(bench, config)
-    obs = observations(sides.model, 1)
+    obs = observations(sides.model, count)
     return Case(
-        "plan_forward",
-        "one action",
-        8,
-        lambda: sides.reference.plan(obs, differentiate=False),
-        lambda: sides.plan(obs),
-        bench.plan_floor_ms(sides.model, config, 0),
-        sides.agreement(4),
-    )
-
-
-def plan_back(bench: Bench) -> Case:
-    config = bench.config()
-    sides = Sides(bench, config)
-    obs = observations(sides.model, 1)
-    return Case(
-        "plan_back",
-        "one action with the loss's gradient",
-        7,
-        lambda: sides.reference_plan_and_learn(obs),
-        lambda: sides.plan_and_learn(obs),
-        bench.plan_floor_ms(sides.model, config, config.trajectory.backward_num_iterations),
-        sides.agreement(4),
-    )
-
-
-def plan_batch10(bench: Bench) -> Case:
-    config = bench.config()
-    sides = Sides(bench, config)
-    obs = observations(sides.model, 10)
-    return Case(
-        "plan_batch10",
-        "ten actions",
-        20,
+        name,
+        what,
+        reach,
         lambda: [sides.reference.plan(row, differentiate=False) for row in obs.split(1)],
         lambda: sides.plan(obs),
         bench.plan_floor_ms(sides.model, config, 0),
-        sides.agreement(10),
-        repeats=5,
+        sides.agreement(max(4, count)),
+        repeats=repeats,
     )
 
 
-def plan_pixels(bench: Bench) -> Case:
-    config = bench.config("modality=pixels")
+def plan_and_learn(
+    bench: Bench, name: str, what: str, modality: str, reach: float, repeats: int
+) -> Case:
+    """One action with the loss's gradient."""
+    config = bench.config(f"modality={modality}")
     sides = Sides(bench, config)
     obs = observations(sides.model, 1)
-    encoding = machine.count_flops(lambda: sides.model.encode(obs)) / bench.fp32_rate
-    differentiated = config.trajectory.backward_num_iterations
+    floor_ms = bench.plan_floor_ms(sides.model, config, config.trajectory.backward_num_iterations)
+    if modality == "pixels":
+        encoding = machine.count_flops(lambda: sides.model.encode(obs)) / bench.fp32_rate
+        floor_ms += 3e3 * encoding
     return Case(
-        "plan_pixels",
-        "one action from pixels with gradient",
-        8,
+        name,
+        what,
+        reach,
         lambda: sides.reference_plan_and_learn(obs),
         lambda: sides.plan_and_learn(obs),
-        bench.plan_floor_ms(sides.model, config, differentiated) + 3e3 * encoding,
-        sides.agreement(2),
-        repeats=5,
+        floor_ms,
+        sides.agreement(2 if modality == "pixels" else 4),
+        repeats=repeats,
     )
 
 
@@ -367,10 +343,28 @@ def episode(bench: Bench, name: str, precision: str, reach: float) -> Case:
 
 
 ROWS: dict[str, Callable[[Bench], Case]] = {
-    "plan_forward": plan_forward,
-    "plan_back": plan_back,
-    "plan_batch10": plan_batch10,
-    "plan_pixels": plan_pixels,
+    "plan_forward": functools.partial(
+        plan, name="plan_forward", what="one action", count=1, reach=8, repeats=10
+    ),
+    "plan_back": functools.partial(
+        plan_and_learn,
+        name="plan_back",
+        what="one action with the loss's gradient",
+        modality="state",
+        reach=7,
+        repeats=10,
+    ),
+    "plan_batch10": functools.partial(
+        plan, name="plan_batch10", what="ten actions", count=10, reach=20, repeats=5
+    ),
+    "plan_pixels": functools.partial(
+        plan_and_learn,
+        name="plan_pixels",
+        what="one action from pixels with gradient",
+        modality="pixels",
+        reach=8,
+        repeats=5,
+    ),
     "update_fp32": functools.partial(
         update, name="update_fp32", modality="state", precision="fp32", size=512, reach=1.6
     ),

@@ -128,21 +128,22 @@ def disk(folder: Path, need: float) -> Finding:
 
 def run_folder(config: Any) -> Finding:
     """What ``train.py`` would do with a run that is there: go on, delete it, or refuse."""
-    run, folder = config.run, config.run.folder
-    saved = (folder / "checkpoints").exists()
-    if not saved and not (folder / "metrics.jsonl").exists():
-        return Finding("ok", f"{folder} is free")
+    from difftori.run.occupied import plan_for
+
+    folder, plan = config.run.folder, plan_for(config.run)
     text = f"{folder} holds a run"
-    if not run.resume and run.overwrite:
+    if plan == "resume":
+        return _resumable(config, text)
+    if plan == "overwrite":
         return Finding("note", f"{text}, which resume=false overwrite=true will delete")
-    if not run.resume:
+    if plan == "refuse":
         text += ", which resume=false does not touch"
         return Finding("fix", text, "another exp_name, or resume=true, or overwrite=true")
-    if saved:
-        return _resumable(config, text)
-    if (folder / "models" / "model.pt").exists():
+    if plan == "refuse finished":
         return Finding("fix", f"{text}, finished and without checkpoints", "another exp_name")
-    return Finding("ok", f"{text} without checkpoints: the same command begins it again")
+    if plan == "restart":
+        return Finding("ok", f"{text} without checkpoints: the same command begins it again")
+    return Finding("ok", f"{folder} is free")
 
 
 def _resumable(config: Any, text: str) -> Finding:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,15 @@ from difftori.run.console import ConsoleReporter
 from difftori.run.files import write_bytes
 from difftori.run.lock import RunLock, RunLockedError
 from difftori.run.metrics import Metrics
+from difftori.run.occupied import delete, put_aside, put_back
 from difftori.run.provenance import record_session
 from difftori.run.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
-from difftori.run.status import (
-    CONSOLE_FILE,
-    QUEUED_FILE,
-    State,
-    clear_queued,
-    describe,
-    write_status,
-)
+from difftori.run.status import State, clear_queued, describe, write_status
 from difftori.run.tracking import run_name, start_trackers
 from difftori.run.trainer import Trainer
 from difftori.run.tree_file import CheckpointError
 
 FAILED_EXIT_CODE = 1
-KEPT = (".lock", ".lock.pid", ".overwritten", QUEUED_FILE, CONSOLE_FILE)
-"""what stays when a run is overwritten: it belongs to the run that begins"""
 
 
 def train(cfg: DictConfig) -> int:
@@ -61,7 +52,7 @@ def train(cfg: DictConfig) -> int:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(RunLock(folder))
-            aside = _claim(folder, config)
+            aside = put_aside(config.run)
         except RunLockedError as error:
             raise ConfigError(str(error)) from error
         except OSError as error:
@@ -81,51 +72,6 @@ def _prepare_rendering() -> None:
         raise ConfigError(str(error)) from error
 
 
-def _claim(folder: Path, config: Config) -> Path | None:
-    """Respect what is in the folder; returns where an old run was put aside, if one was."""
-    run = config.run
-    logged, saved = (folder / "metrics.jsonl").exists(), (folder / "checkpoints").exists()
-    if not logged and not saved:
-        return None
-    finished = (folder / "models" / "model.pt").exists()
-    if run.resume and (saved or not finished):
-        return None
-    if run.resume:
-        raise ConfigError(
-            f"{folder} holds a finished run without checkpoints, which cannot go on; "
-            "use another exp_name, or resume=false overwrite=true"
-        )
-    if not run.overwrite:
-        raise ConfigError(
-            f"{folder} holds a run; resume=true goes on with it, "
-            "resume=false overwrite=true deletes it"
-        )
-    aside = folder / ".overwritten"
-    _delete(aside)
-    aside.mkdir()
-    for entry in list(folder.iterdir()):
-        if entry.name not in KEPT:
-            entry.rename(aside / entry.name)
-    return aside
-
-
-def _put_back(folder: Path, aside: Path) -> None:
-    """Undo ``_claim``, because the run that was to replace the old one did not begin."""
-    for entry in list(folder.iterdir()):
-        if entry.name not in KEPT:
-            _delete(entry)
-    for entry in list(aside.iterdir()):
-        entry.rename(folder / entry.name)
-    aside.rmdir()
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _run(config: Config, aside: Path | None, console: ConsoleReporter, signals: StopSignals) -> int:
     folder = config.run.folder
     metrics = Metrics(folder, console=console)
@@ -138,10 +84,10 @@ def _run(config: Config, aside: Path | None, console: ConsoleReporter, signals: 
             trainer = build_trainer(config, console=console, metrics=metrics, signals=signals)
         except BaseException:
             if aside is not None:
-                _put_back(folder, aside)
+                put_back(folder, aside)
             raise
         if aside is not None:
-            _delete(aside)
+            delete(aside)
         settings = yaml.safe_dump(config.flat(), sort_keys=False)
         _write_or_warn(folder / "config.yaml", settings.encode(), console)
         device, env_step = resolve_device(config.run.device), trainer.counters.env_step
