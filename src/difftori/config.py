@@ -32,6 +32,19 @@ from difftori.sections import (
 
 # Presets count in agent steps what other keys count in env steps.
 OmegaConf.register_new_resolver("times", lambda a, b: int(a) * int(b), replace=True)
+OmegaConf.register_new_resolver("agent_steps", lambda a, b: int(a) // int(b), replace=True)
+
+
+def episodic_discount(episode_length: int | None, action_repeat: int) -> float:
+    """TD-MPC2's discount for episodes of ``episode_length`` env steps (None: 1000).
+
+    1 - 5 / agent steps, within [0.95, 0.995] (arXiv 2310.16828, appendix on hyperparameters).
+    """
+    agent_steps = (episode_length or 1000) / action_repeat
+    return min(max(1 - 5 / agent_steps, 0.95), 0.995)
+
+
+OmegaConf.register_new_resolver("episodic_discount", episodic_discount, replace=True)
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "cfgs"
 
