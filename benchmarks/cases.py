@@ -12,7 +12,7 @@ import published
 import torch
 from torch import Tensor
 
-from difftori.compiling import Compiler
+from difftori.compiling.compiler import Compiler
 from difftori.config import Config, compose
 from difftori.learning import losses
 from difftori.learning.learner import Learner
@@ -20,7 +20,7 @@ from difftori.learning.plan_gradient import PlanGradient
 from difftori.model.world_model import WorldModel
 from difftori.planning.trajectory import TrajectoryPlanner
 from difftori.replay import ReplayBuffer
-from difftori.run.build import env_factory
+from difftori.training.build import env_factory
 from difftori.types import Batch, EnvSpec, Episode
 
 EPISODE = 500

@@ -19,13 +19,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from difftori.checkpoints.checkpoint import Checkpointer
 from difftori.config import compose
 from difftori.learning.learner import Learner
 from difftori.model.world_model import WorldModel
+from difftori.monitoring.console import ConsoleReporter
 from difftori.replay import ReplayBuffer
-from difftori.run.checkpoint import Checkpointer
-from difftori.run.console import ConsoleReporter
-from difftori.run.resources import format_bytes
+from difftori.training.resources import format_bytes
 from difftori.types import EnvSpec, Episode
 
 EPISODE_LENGTH = 500

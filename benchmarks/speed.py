@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from cases import ROWS, Bench, Case
 from machine import thread_counts, timed_ms
 
-from difftori.run.allocator import keep_freed_memory
+from difftori.training.allocator import keep_freed_memory
 
 
 @dataclass(frozen=True)

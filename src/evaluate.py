@@ -15,7 +15,7 @@ from difftori import cli
 
 @hydra.main(version_base="1.3", config_path="../cfgs", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    from difftori.run.scoring import score
+    from difftori.viewing.score import score
 
     sys.exit(cli.guarded(score, cfg))
 

@@ -21,8 +21,8 @@ from difftori.study.launch import exit_with_noted_code
 @hydra.main(version_base="1.3", config_path="../cfgs", config_name="default")
 def main(cfg: DictConfig) -> int:
     # torch and the simulator are loaded after --help and typos
-    from difftori.run.signals import RESUME_EXIT_CODE
-    from difftori.run.training import train
+    from difftori.training.signals import RESUME_EXIT_CODE
+    from difftori.training.start import train
 
     code = cli.guarded(train, cfg)
     stopped = code in (RESUME_EXIT_CODE, cli.INTERRUPTED_EXIT_CODE)

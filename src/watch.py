@@ -15,7 +15,7 @@ from difftori import cli
 
 @hydra.main(version_base="1.3", config_path="../cfgs", config_name="watch")
 def main(cfg: DictConfig) -> None:
-    from difftori.run.watching import watch
+    from difftori.viewing.watch import watch
 
     sys.exit(cli.guarded(watch, cfg))
 

@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from builders import AFTER_SCHEDULES, generators, random_batch, random_obs, tiny_config, tiny_model
-from difftori.compiling import EAGER, Compiler
+from difftori.compiling.compiler import EAGER, Compiler
 from difftori.learning import losses
 from difftori.learning.learner import Learner
 from difftori.planning.actor import Actor

@@ -21,7 +21,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from difftori.compiling import Compiler
+from difftori.compiling.compiler import Compiler
 from difftori.config import Config, compose
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient

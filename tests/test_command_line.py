@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import run_debug
 
 from difftori.config import ConfigError
+from runs import run_debug
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -52,7 +52,7 @@ class StudyLauncher(JoblibLauncher):
         # imported here, because Hydra imports this file at every start
         from joblib import cpu_count
 
-        from difftori.run.console import ConsoleReporter
+        from difftori.monitoring.console import ConsoleReporter
         from difftori.study.jobs import read_jobs
         from difftori.study.launch import (
             compose_with,

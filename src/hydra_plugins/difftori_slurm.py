@@ -38,7 +38,7 @@ class SlurmStudyLauncher(SlurmLauncher):
         singleton_state: dict[Any, Any],
     ) -> JobReturn:
         """One run, within its job."""
-        from difftori.run.status import CONSOLE_FILE
+        from difftori.monitoring.status import CONSOLE_FILE
         from difftori.study.slurm import ended_by_slurm, printed_to
 
         with printed_to(self.folders[job_num] / CONSOLE_FILE), ended_by_slurm():
@@ -50,8 +50,8 @@ class SlurmStudyLauncher(SlurmLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         # imported here, because Hydra imports this file at every start
+        from difftori.monitoring.console import ConsoleReporter
         from difftori.report.progress import listed_slurm_jobs, slurm_job_of
-        from difftori.run.console import ConsoleReporter
         from difftori.study.jobs import is_finished, mark_queued, read_jobs
         from difftori.study.launch import (
             compose_with,

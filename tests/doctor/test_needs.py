@@ -7,10 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from runs import run_debug
 
 from difftori.config import compose
 from difftori.doctor import needs
+from runs import run_debug
 
 POINT = ("suite=integrator", "domain=point-2d", "domain_task=16-steps", "action_repeat=1")
 
@@ -53,7 +53,7 @@ def test_no_renderer(
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("difftori.run.resources.available_memory", lambda: 10**9)
+    monkeypatch.setattr("difftori.training.resources.available_memory", lambda: 10**9)
     monkeypatch.setattr(needs, "MEMORY_FILES", (tmp_path / "max", tmp_path / "current"))
     assert needs.memory(0.9e9, on_cpu=True).verdict == "ok"
     assert needs.memory(1.1e9, on_cpu=True).verdict == "fix"

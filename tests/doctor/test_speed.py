@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import run_debug, run_folder
 
+from difftori.checkpoints.tree_file import load_tree
 from difftori.config import compose
 from difftori.doctor import speed
-from difftori.run.tree_file import load_tree
+from runs import run_debug, run_folder
 
 POINT = {"suite": "integrator", "domain": "point-2d", "domain_task": "16-steps", "action_repeat": 1}
 ONES = speed.Speed(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import processes
 import pytest
-from runs import run_folder
 
 from difftori.envs.rendering import prepare_rendering
+from runs import run_folder
 
 with suppress(RuntimeError):
     prepare_rendering()  # before anything imports dm_control, so at collection

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from processes import context, start, train
+
 from runs import fingerprint, run_folder
 
 KINDS = ("write", "append", "evaluation", "plan", "update", "elsewhere")
@@ -79,10 +80,11 @@ def watched(
     watch: Watch, tell: Connection, aim: Aim | None, log_dir: Path, overrides: Sequence[str]
 ) -> int:
     """A child's whole run; it notes where it is, and tells when it is where the parent aims."""
+    from difftori.checkpoints import tree_file
+    from difftori.checkpoints.episodes import ReplayLog
     from difftori.learning.learner import Learner
     from difftori.planning.actor import Actor
-    from difftori.run import evaluation, tree_file
-    from difftori.run.replay_log import ReplayLog
+    from difftori.training import evaluation
 
     def wrap(owner: Any, name: str, kind: str) -> None:
         original, k = getattr(owner, name), KINDS.index(kind)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parents[1]
-for folder in (TESTS.parent / "src", TESTS, TESTS / "run"):
+for folder in (TESTS.parent / "src", TESTS):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
@@ -102,9 +102,8 @@ def _enter(paths: tuple[Path, Path], work: Callable[..., int], args: tuple[Any, 
 
 def train(log_dir: Path, *overrides: str) -> int:
     """A debug run with the exit code and the errors of the command line."""
-    from runs import run_debug
-
     from difftori import cli
+    from runs import run_debug
 
     return cli.guarded(lambda _: run_debug(log_dir, *overrides), None)  # type: ignore[arg-type]
 

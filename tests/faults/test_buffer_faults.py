@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from runs import records, run_debug, run_folder
 
-from difftori.run.signals import RESUME_EXIT_CODE, StopSignals
-from difftori.run.tree_file import load_tree
+from difftori.checkpoints.tree_file import load_tree
+from difftori.training.signals import RESUME_EXIT_CODE, StopSignals
+from runs import records, run_debug, run_folder
 
 SMALL_BUFFER = "max_buffer_size=32"
 """agent steps, of two episodes"""

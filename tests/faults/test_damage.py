@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from processes import start_training
-from runs import fingerprint, run_debug, run_folder
 
-from difftori.run.training import FAILED_EXIT_CODE
+from difftori.training.start import FAILED_EXIT_CODE
+from runs import fingerprint, run_debug, run_folder
 
 USAGE_EXIT_CODE = 2
 THREE_EPISODES = "train_steps=384"

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from processes import start, train
-from runs import fingerprint, records, run_folder
 
-from difftori.run.training import FAILED_EXIT_CODE
-from difftori.run.tree_file import load_tree
+from difftori.checkpoints.tree_file import load_tree
+from difftori.training.start import FAILED_EXIT_CODE
+from runs import fingerprint, records, run_folder
 
 DISK_BYTES = 4 << 20
 FILE_LIMIT = 20_000

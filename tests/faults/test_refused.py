@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from runs import records, run_debug, run_folder
 
+from difftori.checkpoints import checkpoint
+from difftori.checkpoints.tree_file import load_tree, save_tree
 from difftori.config import ConfigError
-from difftori.run import checkpoint
-from difftori.run.tree_file import load_tree, save_tree
+from runs import records, run_debug, run_folder
 
 ONE_EPISODE = "train_steps=128"
 

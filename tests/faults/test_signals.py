@@ -9,9 +9,9 @@ from types import FrameType
 
 import pytest
 from processes import Child, start, start_training, train
-from runs import fingerprint, run_folder
 
-from difftori.run.signals import RESUME_EXIT_CODE
+from difftori.training.signals import RESUME_EXIT_CODE
+from runs import fingerprint, run_folder
 
 SAVE_SECONDS = 10
 NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")

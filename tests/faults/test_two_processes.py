@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 from processes import start_training
+
 from runs import fingerprint, run_folder
 
 USAGE_EXIT_CODE = 2

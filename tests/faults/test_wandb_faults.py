@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from loopback import dying, hanging, refusing
 from processes import Child, start, train
-from runs import fingerprint, run_folder
 from test_trackers import sent_rows, wandb_records
 
-from difftori.run.signals import RESUME_EXIT_CODE
-from difftori.run.trackers import FLUSH_SECONDS, run_id
+from difftori.monitoring.trackers import FLUSH_SECONDS, run_id
+from difftori.training.signals import RESUME_EXIT_CODE
+from runs import fingerprint, run_folder
 
 INIT_TIMEOUT_SECONDS = 3
 FINISH_TIMEOUT_SECONDS = 2
@@ -23,8 +23,8 @@ FINISH_TIMEOUT_SECONDS = 2
 
 def train_with_wandb(log_dir: Path, mode: str, server: str, waits_at: int | None) -> int:
     """``waits_at``: environment step whose record is logged and nothing after it."""
-    from difftori.run import trackers
-    from difftori.run.metrics import Metrics
+    from difftori.monitoring import trackers
+    from difftori.monitoring.metrics import Metrics
 
     log = Metrics.log
 

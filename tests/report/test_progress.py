@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from difftori.checkpoints.lock import RunLock, process_ticks
 from difftori.report import progress
 from difftori.report.progress import find_runs, read_progress
 from difftori.report.progress_table import columns, plain, totals
-from difftori.run.lock import RunLock, process_ticks
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = {"task": "cup-catch", "modality": "state", "mode": "default", "exp_name": "default"}

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from builders import tiny_config
 from difftori.config import ConfigError
-from difftori.run.status import write_status
+from difftori.monitoring.status import write_status
 from difftori.study.jobs import Job, is_finished, mark_queued, read_jobs, unmark_queued
 
 

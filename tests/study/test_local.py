@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from difftori.checkpoints.lock import RunLock
+from difftori.monitoring.console import ConsoleReporter
+from difftori.monitoring.status import read_status, write_status
 from difftori.report.progress import read_progress
-from difftori.run.console import ConsoleReporter
-from difftori.run.lock import RunLock
-from difftori.run.status import read_status, write_status
 from difftori.study.jobs import Job
 from difftori.study.local import LocalStudy
 from difftori.study.outcome import Outcome, exit_code, summary

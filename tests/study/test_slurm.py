@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from difftori.config import CONFIG_DIR
-from difftori.run.console import ConsoleReporter
-from difftori.run.status import write_status
+from difftori.monitoring.console import ConsoleReporter
+from difftori.monitoring.status import write_status
 from difftori.study.jobs import Job
 from difftori.study.slurm import ended_by_slurm, follow, printed_to
 

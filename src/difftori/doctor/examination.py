@@ -99,7 +99,7 @@ def _read(overrides: Sequence[str], report: Report) -> "Config | None":
 
 
 def _bf16(config: "Config") -> Finding:
-    from difftori.run.build import resolve_device
+    from difftori.training.build import resolve_device
 
     learner = config.learner
     rows, device = learner.batch_size, resolve_device(config.run.device)
@@ -110,7 +110,7 @@ def _sizes(config: "Config") -> tuple[int, int]:
     """Bytes of memory and of disk that the run will take."""
     from difftori.model.world_model import WorldModel
     from difftori.replay import memory_bytes
-    from difftori.run.resources import buffer_bytes, checkpoint_bytes, stored_steps
+    from difftori.training.resources import buffer_bytes, checkpoint_bytes, stored_steps
 
     spec = _spec(config)
     checkpoints = 3 * checkpoint_bytes(WorldModel(spec, config.model))
@@ -119,7 +119,7 @@ def _sizes(config: "Config") -> tuple[int, int]:
 
 def _spec(config: "Config") -> "EnvSpec":
     """The environment's, also where nothing can render."""
-    from difftori.run.build import env_factory
+    from difftori.training.build import env_factory
 
     task = config.env
     from_state = config.model_copy(update={"env": task.model_copy(update={"modality": "state"})})
@@ -141,7 +141,7 @@ def _disk(config: "Config") -> Finding:
 
 def _speed(config: "Config", say: Callable[[str], None]) -> list[Finding]:
     from difftori.doctor import speed
-    from difftori.run.progress import format_seconds
+    from difftori.monitoring.progress import format_seconds
 
     measured, episode_length = speed.measure(config, say)
     counts = speed.work(config, episode_length)

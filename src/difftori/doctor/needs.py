@@ -83,7 +83,7 @@ def rendering(*, needed: bool) -> Finding:
 
 def memory(need: float, *, on_cpu: bool) -> Finding:
     """``need`` is the full replay buffer's, in bytes."""
-    from difftori.run.resources import available_memory, format_bytes
+    from difftori.training.resources import available_memory, format_bytes
 
     text = f"the replay buffer will take up to {format_bytes(need)}"
     if not on_cpu:
@@ -108,7 +108,7 @@ def memory_left_in_job() -> int | None:
 
 def disk(folder: Path, need: float) -> Finding:
     """Writes a little where the run would: a full or read-only disk shows only then."""
-    from difftori.run.resources import format_bytes
+    from difftori.training.resources import format_bytes
 
     place = folder.absolute()
     while not place.exists() and place != place.parent:
@@ -128,7 +128,7 @@ def disk(folder: Path, need: float) -> Finding:
 
 def run_folder(config: Any) -> Finding:
     """What ``train.py`` would do with a run that is there: go on, delete it, or refuse."""
-    from difftori.run.occupied import plan_for
+    from difftori.checkpoints.folder import plan_for
 
     folder, plan = config.run.folder, plan_for(config.run)
     text = f"{folder} holds a run"
@@ -147,9 +147,9 @@ def run_folder(config: Any) -> Finding:
 
 
 def _resumable(config: Any, text: str) -> Finding:
-    from difftori.run.checkpoint import other_settings
-    from difftori.run.store import CheckpointStore
-    from difftori.run.tree_file import CheckpointError
+    from difftori.checkpoints.checkpoint import other_settings
+    from difftori.checkpoints.store import CheckpointStore
+    from difftori.checkpoints.tree_file import CheckpointError
 
     try:
         latest = CheckpointStore(config.run.folder / "checkpoints").latest()

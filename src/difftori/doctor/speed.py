@@ -16,9 +16,9 @@ from difftori.learning.replayed_plan import ReplayedPlans
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
 from difftori.replay import ReplayBuffer
-from difftori.run.allocator import keep_freed_memory
-from difftori.run.build import env_factory, resolve_device
-from difftori.run.seeding import RandomStreams, generator
+from difftori.training.allocator import keep_freed_memory
+from difftori.training.build import env_factory, resolve_device
+from difftori.training.seeding import RandomStreams, generator
 from difftori.types import EnvSpec, Episode
 
 BUDGET_SECONDS = {"env": 1.0, "plan": 1.5, "eval_plan": 1.5, "update": 3.0, "replayed_plan": 1.5}

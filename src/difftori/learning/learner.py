@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from difftori.compiling import EAGER, Compiler
+from difftori.compiling.compiler import EAGER, Compiler
+from difftori.compiling.float32_matmul import fast_float32_products
 from difftori.learning import losses
 from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.optimizer import GuardedAdam
-from difftori.learning.products import fast_float32_products
 from difftori.model import augment
 from difftori.model.world_model import WorldModel
 from difftori.sections import LearnerConfig

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftori.compiling import EAGER, Compiler
+from difftori.compiling.compiler import EAGER, Compiler
 from difftori.config import Config
 from difftori.model.world_model import WorldModel
 from difftori.planning import noise

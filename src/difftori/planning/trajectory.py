@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftori.compiling import EAGER, Compiler
+from difftori.compiling.compiler import EAGER, Compiler
 from difftori.model.world_model import WorldModel
-from difftori.planning.adjoint import return_and_gradient
+from difftori.planning.fast_gradient import return_and_gradient
 from difftori.planning.noise import normal
 from difftori.planning.returns import plan_return, policy_rollout
 from difftori.planning.theseus_lm import (

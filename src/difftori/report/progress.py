@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import yaml
 
+from difftori.checkpoints.lock import holder_of, lives
+from difftori.monitoring.status import FILE_NAME, QUEUED_FILE, read_status
 from difftori.report.runs import RunKey, last_record, latest_records, read_evaluations
-from difftori.run.lock import holder_of, lives
-from difftori.run.status import FILE_NAME, QUEUED_FILE, read_status
 
 State = Literal["running", "waiting", "stopped", "failed", "done"]
 STATES: tuple[State, ...] = ("running", "waiting", "stopped", "failed", "done")

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from difftori.monitoring.progress import format_seconds
 from difftori.report.progress import STATES, RunProgress
-from difftori.run.progress import format_seconds
 
 _STYLES = {
     "running": "cyan",

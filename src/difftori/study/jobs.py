@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
+from difftori.checkpoints.files import write_bytes
+from difftori.checkpoints.lock import process_ticks
 from difftori.config import Config, ConfigError, from_hydra
-from difftori.run.files import write_bytes
-from difftori.run.lock import process_ticks
-from difftori.run.status import QUEUED_FILE, clear_queued, read_status
+from difftori.monitoring.status import QUEUED_FILE, clear_queued, read_status
 
 WHERE_AND_HOW = {"log_dir", "threads", "resume", "overwrite", "save_every_minutes"}
 """keys whose change leaves a finished run finished"""

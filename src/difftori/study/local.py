@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import IO
 
+from difftori.checkpoints.lock import holder_of
+from difftori.monitoring.console import ConsoleReporter
+from difftori.monitoring.status import CONSOLE_FILE, describe, one_line
 from difftori.report.progress import env_step_of
-from difftori.run.console import ConsoleReporter
-from difftori.run.lock import holder_of
-from difftori.run.status import CONSOLE_FILE, describe, one_line
 from difftori.study.jobs import Job, is_finished, mark_queued, unmark_queued
 from difftori.study.outcome import Outcome, ended
 

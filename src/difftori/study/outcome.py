@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from difftori.cli import INTERRUPTED_EXIT_CODE
+from difftori.monitoring.progress import format_seconds
+from difftori.monitoring.status import CONSOLE_FILE, amend_status, one_line, read_status
 from difftori.report.runs import last_record
-from difftori.run.progress import format_seconds
-from difftori.run.signals import RESUME_EXIT_CODE
-from difftori.run.status import CONSOLE_FILE, amend_status, one_line, read_status
 from difftori.study.jobs import Job
+from difftori.training.signals import RESUME_EXIT_CODE
 
 FAILED_EXIT_CODE = 1
 _NOT_YET_LISTENING = {INTERRUPTED_EXIT_CODE, -signal.SIGINT, -signal.SIGTERM}

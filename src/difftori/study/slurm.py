@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from difftori.monitoring.console import ConsoleReporter
 from difftori.report.progress import env_step_of, listed_slurm_jobs, read_progress
-from difftori.run.console import ConsoleReporter
-from difftori.run.signals import RESUME_EXIT_CODE
 from difftori.study.jobs import Job
 from difftori.study.outcome import EndState, Outcome
+from difftori.training.signals import RESUME_EXIT_CODE
 
 LOOK_EVERY_SECONDS = 5.0
 ABSENT_LOOKS = 2

@@ -1,0 +1,1 @@
+"""torch.compile for planner and updates, and faster float32 products."""

@@ -1,0 +1,1 @@
+"""What a run tells while it goes on: console, records, W&B, TensorBoard, provenance, status."""

@@ -1,0 +1,88 @@
+"""``status.json``: what a run says of itself when it begins and ends, for people who look at it.
+
+Nothing is decided by it but what is shown: checkpoints are what a run goes on from.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from difftori.checkpoints.files import write_bytes
+
+FILE_NAME = "status.json"
+QUEUED_FILE = ".queued"
+"""says which process is going to start the run"""
+CONSOLE_FILE = "console.log"
+"""what a run of a study prints"""
+State = Literal["running", "done", "stopped", "failed"]
+
+
+def write_status(
+    folder: Path, state: State, *, reason: str = "", env_step: int | None = None
+) -> None:
+    """Replace the file in one step; a disk that does not take it is no reason to stop a run.
+
+    Args:
+        reason: why it stopped or failed, one line.
+        env_step: how far the run has come; None: not known.
+    """
+    status = {
+        "state": state,
+        "reason": one_line(reason),
+        "env_step": env_step,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "slurm_job": slurm_job(),
+    }
+    with suppress(OSError):
+        write_bytes(folder / FILE_NAME, (json.dumps(status) + "\n").encode())
+
+
+def amend_status(folder: Path, **changes: Any) -> None:
+    """What another process knows better, because the run's own was killed."""
+    with suppress(OSError):
+        content = {**read_status(folder), **changes}
+        write_bytes(folder / FILE_NAME, (json.dumps(content) + "\n").encode())
+
+
+def clear_queued(folder: Path) -> None:
+    """The run has begun, or will not."""
+    with suppress(OSError):
+        (folder / QUEUED_FILE).unlink(missing_ok=True)
+
+
+def read_status(folder: Path) -> Mapping[str, Any]:
+    """What the run said last; empty if it said nothing that can be read."""
+    try:
+        status = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def describe(error: BaseException) -> str:
+    """An exception that nobody expected, in one line."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted before it could save"
+    text = one_line(str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def slurm_job() -> str | None:
+    """Id of the Slurm job that runs and requeues this run, as ``squeue`` writes it.
+
+    None in a shell or script in Slurm from which a run was started: that does not requeue it.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return None
+    array, index = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
+
+
+def one_line(text: str) -> str:
+    """The first line that says something."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")

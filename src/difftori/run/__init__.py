@@ -1,1 +1,0 @@
-"""The loop and what surrounds it: evaluation, checkpoints, logging, video, seeding."""

@@ -1,0 +1,190 @@
+"""Acting in the training environment, one step at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from difftori.envs import ControlEnv
+from difftori.learning.finite import NonFiniteCounter, check_weights
+from difftori.learning.plan_gradient import PlanGradient
+from difftori.model.world_model import WorldModel
+from difftori.planning.actor import Actor
+from difftori.training.seeding import derive_seed
+from difftori.training.state import Averages, Counters, OpenEpisode
+from difftori.types import Plan
+
+
+class EpisodeFailedError(RuntimeError):
+    """The environment raised, or gave a value that is not finite."""
+
+
+class Collector:
+    """Owns the training environment and the episode that is open in it.
+
+    In the back_plan modes it also hands each plan to the plan's gradient.
+    """
+
+    def __init__(
+        self,
+        actor: Actor,
+        model: WorldModel,
+        plan_gradient: PlanGradient | None,
+        *,
+        env: ControlEnv,
+        make_env: Callable[[], ControlEnv],
+        averages: Averages,
+        generator: torch.Generator,
+        seed: int,
+        seed_steps: int,
+        max_nonfinite: int,
+    ) -> None:
+        """``averages`` takes what is worth logging of each plan; ``seed`` is the run's."""
+        self._actor = actor
+        self._model = model
+        self._plan_gradient = plan_gradient
+        self._env = env
+        self._make_env = make_env
+        self._averages = averages
+        self._generator = generator
+        self._seed = seed
+        self._seed_steps = seed_steps
+        self._max_nonfinite = max_nonfinite
+        self.nonfinite_plans = NonFiniteCounter("the plan", max_nonfinite)
+        self.open: OpenEpisode | None = None
+
+    def is_planned(self, episode_start_step: int) -> bool:
+        """Whether an episode that begins at this agent step is planned or random."""
+        return episode_start_step >= self._seed_steps
+
+    def step(self, counters: Counters) -> OpenEpisode | None:
+        """One agent step, in a new episode if none is open; the episode if it is over.
+
+        Raises:
+            EpisodeFailedError: the environment failed; ``drop`` the episode.
+            NotFiniteError: too many non-finite plans in a row, or a weight is not finite.
+        """
+        if self.open is None:
+            counters.episode_start_step = counters.agent_step
+            counters.episode_start_env_step = counters.env_step
+            path = ("episode", counters.episode, counters.dropped_in_a_row)
+            seed = derive_seed(self._seed, *path)
+            self.open = OpenEpisode(seed=seed, obs=[self._reset(seed)])
+        episode = self.open
+        obs = torch.from_numpy(episode.obs[-1]).to(self._model.device).unsqueeze(0)
+        plan = self._plan(obs, episode, counters)
+        action = plan.action[0].cpu().numpy()
+        try:
+            next_obs, reward, terminated, truncated, info = self._env.step(action)
+        except Exception as error:  # a simulator may raise anything
+            raise EpisodeFailedError(f"the environment's step raised {error!r}") from error
+        if not np.isfinite(reward):
+            raise EpisodeFailedError(f"the reward was {reward}")
+        episode.obs.append(_finite_obs(next_obs))
+        episode.action.append(action)
+        episode.reward.append(float(reward))
+        episode.carry = plan.carry
+        if "success" in info:
+            episode.success = float(info["success"])
+            episode.success_any = float(info["success_any"])
+        counters.agent_step += 1
+        counters.acted += 1
+        counters.env_step += info["env_steps"]
+        if not (terminated or truncated):
+            return None
+        self.open = None
+        if self._plan_gradient is not None and self._plan_gradient.applies == "episode":
+            self._averages.add(self._plan_gradient.apply(counters.agent_step))
+        return episode
+
+    def drop(self, counters: Counters, error: EpisodeFailedError) -> None:
+        """Forget the open episode and make the environment anew.
+
+        The next attempt has another seed. Raises EpisodeFailedError after ``max_nonfinite``
+        failures in a row.
+        """
+        counters.agent_step = counters.episode_start_step
+        counters.env_step = counters.episode_start_env_step
+        counters.episodes_dropped += 1
+        counters.dropped_in_a_row += 1
+        self.open = None
+        if self._plan_gradient is not None:
+            self._plan_gradient.discard()
+        if counters.dropped_in_a_row >= self._max_nonfinite:
+            raise EpisodeFailedError(
+                f"{counters.dropped_in_a_row} episodes in a row failed, the last because {error}"
+            ) from error
+        self._env.close()
+        self._env = self._make_env()
+
+    def replay_open_episode(self) -> bool:
+        """Bring the environment to where the open episode was, by taking its actions again.
+
+        False if it does not repeat itself exactly.
+        """
+        episode = self.open
+        if episode is None:
+            return True
+        obs = [self._reset(episode.seed)]
+        for action in episode.action:
+            obs.append(self._env.step(action)[0])
+        return np.array_equal(np.stack(obs), np.stack(episode.obs))
+
+    def close(self) -> None:
+        self._env.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "open_episode": None if self.open is None else self.open.state_dict(),
+            "nonfinite_plans": self.nonfinite_plans.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the state; the environment follows with ``replay_open_episode``."""
+        self.nonfinite_plans.load_state_dict(state["nonfinite_plans"])
+        episode = state["open_episode"]
+        self.open = None if episode is None else OpenEpisode.from_state(episode, self._model.device)
+
+    def _reset(self, seed: int) -> np.ndarray:
+        try:
+            obs, _ = self._env.reset(seed=seed)
+        except Exception as error:  # a simulator may raise anything
+            raise EpisodeFailedError(f"the environment's reset raised {error!r}") from error
+        return _finite_obs(obs)
+
+    def _plan(self, obs: torch.Tensor, episode: OpenEpisode, counters: Counters) -> Plan:
+        """Choose an action; in the back_plan modes, also learn from how it was chosen."""
+        generators = [self._generator]
+        if not self.is_planned(counters.episode_start_step):
+            return self._actor.act_randomly(generators)
+        plan = self._actor.act(
+            obs,
+            episode_start_step=counters.episode_start_step,
+            update_step=counters.update_step,
+            carry=episode.carry,
+            explore=True,
+            generators=generators,
+            differentiate=self._learns_from_acting,
+        )
+        finite = plan.finite is None or bool(plan.finite.all())
+        if finite:
+            self._averages.add(dict(plan.stats))
+        else:
+            check_weights(self._model)
+        self.nonfinite_plans.seen(finite=finite)
+        if self._plan_gradient is not None and plan.differentiable_action is not None and finite:
+            self._plan_gradient.accumulate(obs, plan.differentiable_action)
+            if self._plan_gradient.applies == "step":
+                self._averages.add(self._plan_gradient.apply(counters.agent_step))
+        return plan
+
+    @property
+    def _learns_from_acting(self) -> bool:
+        return self._plan_gradient is not None and self._plan_gradient.applies != "replay"
+
+
+def _finite_obs(obs: np.ndarray) -> np.ndarray:
+    if not np.isfinite(obs).all():
+        raise EpisodeFailedError("an observation was not finite")
+    return obs

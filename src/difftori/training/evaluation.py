@@ -1,0 +1,271 @@
+"""Scoring an agent: its episodes are stepped side by side, with one batched plan per step."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from difftori.checkpoints.files import eval_video_path
+from difftori.envs import ControlEnv
+from difftori.monitoring.console import ConsoleReporter
+from difftori.monitoring.metrics import Metrics
+from difftori.planning.actor import Actor
+from difftori.sections import EvaluationConfig
+from difftori.training.seeding import derive_seed, generator
+from difftori.training.state import Counters
+from difftori.types import EnvSpec, Plan
+from difftori.viewing.video import write_mp4
+
+FILM_SIZE = 384
+"""pixels, height and width of a training run's videos"""
+FILM_FPS = 25
+"""frames, one for each agent step, a second"""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The first episode at one of its agent steps, for whoever watches."""
+
+    step: int
+    """agent steps taken so far"""
+    frame: np.ndarray
+    """``[height, width, 3]`` uint8"""
+    reward: float
+    """so far"""
+    plan: Plan | None
+    """what was decided here, in row 0; None at the end of the episode"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    rewards: tuple[float, ...]
+    """of each episode; NaN where its environment failed"""
+    successes: tuple[float, ...]
+    """at the last step of each episode that did not fail; empty where the suite knows none"""
+    successes_any: tuple[float, ...]
+    """the same at any step"""
+    errors: tuple[str, ...]
+    """what failed environments said"""
+
+    @property
+    def mean_reward(self) -> float:
+        return float(np.nanmean(self.rewards)) if np.isfinite(self.rewards).any() else float("nan")
+
+
+@dataclass
+class _Row:
+    env: ControlEnv
+    obs: np.ndarray
+    reward: float = 0.0
+    success: float | None = None
+    success_any: float | None = None
+    done: bool = False
+    error: str | None = None
+
+
+def evaluate(
+    actor: Actor,
+    envs: Sequence[ControlEnv],
+    *,
+    seeds: Sequence[int],
+    agent_step: int,
+    update_step: int,
+    device: torch.device,
+    watch: Callable[[Moment], None] | None = None,
+    film_size: int = FILM_SIZE,
+    score_means: bool = False,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Evaluation:
+    """Run one episode in each environment, without exploration.
+
+    Args:
+        seeds: of each episode; they decide its environment and its planner's noise.
+        agent_step: of the training so far; it decides planner and horizon.
+        update_step: of the last model update; it decides the sampling planner's std.
+        watch: shown each step of the first episode; None films nothing.
+        film_size: height and width of its frames.
+        score_means: ask the sampling planner for the returns of its mean too.
+        on_step: called after each step with the number of steps done.
+    """
+    rows = [_start(env, seed) for env, seed in zip(envs, seeds, strict=True)]
+    generators = [generator(device, seed, "evaluation") for seed in seeds]
+    carry = None
+    step = 0
+
+    def show(plan: Plan | None) -> None:
+        if watch is not None:
+            frame = rows[0].env.render(film_size, film_size)
+            watch(Moment(step, frame, rows[0].reward, plan))
+
+    while not all(row.done for row in rows):
+        obs = torch.from_numpy(np.stack([row.obs for row in rows])).to(device)
+        plan = actor.act(
+            obs,
+            episode_start_step=agent_step,
+            update_step=update_step,
+            carry=carry,
+            explore=False,
+            generators=generators,
+            score_means=score_means,
+        )
+        carry = plan.carry
+        watched = not rows[0].done
+        if watched:
+            show(plan)
+        for row, action in zip(rows, plan.action.cpu().numpy(), strict=True):
+            _advance(row, action)
+        step += 1
+        if watched and rows[0].done and rows[0].error is None:
+            show(None)
+        on_step(step)
+    whole = [row for row in rows if row.error is None]
+    return Evaluation(
+        rewards=tuple(row.reward for row in rows),
+        successes=tuple(row.success for row in whole if row.success is not None),
+        successes_any=tuple(row.success_any for row in whole if row.success_any is not None),
+        errors=tuple(row.error for row in rows if row.error is not None),
+    )
+
+
+def _start(env: ControlEnv, seed: int) -> _Row:
+    """Begin an episode; one that cannot be begun is over."""
+    try:
+        obs, _ = env.reset(seed=seed)
+    except Exception as error:  # a simulator may raise anything, and training must go on
+        empty = np.zeros(env.observation_space.shape or (), env.observation_space.dtype)
+        return _Row(env, empty, reward=float("nan"), done=True, error=repr(error))
+    return _Row(env, obs)
+
+
+def _advance(row: _Row, action: np.ndarray) -> None:
+    """One step of one episode; a failing environment ends its own episode only."""
+    if row.done:
+        return
+    try:
+        obs, reward, terminated, truncated, info = row.env.step(action)
+    except Exception as error:  # a simulator may raise anything, and training must go on
+        row.error, row.reward, row.done = repr(error), float("nan"), True
+        return
+    row.reward += float(reward)
+    row.done = terminated or truncated
+    if "success" in info:
+        row.success = float(info["success"])
+        row.success_any = float(info["success_any"])
+    if np.isfinite(obs).all():
+        row.obs = obs
+    else:
+        row.error, row.reward, row.done = "a non-finite observation", float("nan"), True
+
+
+class Evaluator:
+    """Scores the agent in training: whenever ``eval_freq`` more environment steps were taken.
+
+    It has environments and seeds of its own, so training does not depend on it.
+    """
+
+    def __init__(
+        self,
+        actor: Actor,
+        spec: EnvSpec,
+        config: EvaluationConfig,
+        *,
+        make_env: Callable[[], ControlEnv],
+        device: torch.device,
+        seed: int,
+        folder: Path,
+        metrics: Metrics,
+        console: ConsoleReporter,
+    ) -> None:
+        """``folder`` is the run's, ``seed`` too."""
+        self._actor = actor
+        self._spec = spec
+        self._config = config
+        self._make_env = make_env
+        self._device = device
+        self._seed = seed
+        self._folder = folder
+        self._metrics = metrics
+        self._console = console
+        self._envs: list[ControlEnv] = []
+
+    def run_if_due(
+        self,
+        counters: Counters,
+        *,
+        elapsed_seconds: Callable[[], float],
+        safe_point: Callable[[], None],
+    ) -> bool:
+        """Evaluate if it is time, and log it; True if the agent is the best so far.
+
+        ``safe_point`` is called between steps, and may raise to stop the run: the evaluation is
+        then done again, equally, when the run is resumed.
+        """
+        env_step = counters.env_step
+        passed = env_step // self._config.eval_freq
+        if passed <= counters.evaluated_through:
+            return False
+        self._console.phase("evaluating", self._spec.episode_length)
+
+        def on_step(step: int) -> None:
+            self._console.phase_step(step)
+            safe_point()
+
+        frames: list[np.ndarray] = []
+        result = self._evaluate(counters, frames, on_step)
+        record: dict[str, Any] = {
+            "env_step": env_step,
+            "episode_reward": result.mean_reward,
+            "episode_reward_std": float(np.nanstd(result.rewards)),
+            "episodes": len(result.rewards) - len(result.errors),
+        }
+        if result.successes:
+            record["episode_success"] = float(np.mean(result.successes))
+            record["episode_success_any"] = float(np.mean(result.successes_any))
+        record["elapsed_seconds"] = elapsed_seconds()
+        self._metrics.log(record, "eval")
+        for error in result.errors:
+            self._console.warn(f"an episode of the evaluation failed: {error}")
+        if frames:
+            self._save_video(frames, env_step)
+        counters.evaluated_through = passed
+        best = counters.best_reward is None or result.mean_reward > counters.best_reward
+        if best and np.isfinite(result.mean_reward):
+            counters.best_reward = result.mean_reward
+            return True
+        return False
+
+    def _evaluate(
+        self, counters: Counters, frames: list[np.ndarray], on_step: Callable[[int], None]
+    ) -> Evaluation:
+        """One evaluation; the first episode's pictures go to ``frames``, if they are wanted."""
+        count = self._config.eval_episodes
+        while len(self._envs) < count:
+            self._envs.append(self._make_env())
+        path = ("evaluation", counters.episode)
+        return evaluate(
+            self._actor,
+            self._envs,
+            seeds=[derive_seed(self._seed, *path, i) for i in range(count)],
+            agent_step=counters.agent_step,
+            update_step=counters.update_step,
+            device=self._device,
+            watch=(lambda moment: frames.append(moment.frame)) if self._config.save_video else None,
+            on_step=on_step,
+        )
+
+    def _save_video(self, frames: Sequence[np.ndarray], env_step: int) -> None:
+        path = eval_video_path(self._folder, env_step)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_mp4(path, frames, fps=FILM_FPS)
+        except OSError as error:
+            self._console.warn(f"the video was not written: {error}")
+            return
+        self._metrics.video(path, env_step)
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()

@@ -1,0 +1,113 @@
+"""What a run will take of the machine, said before anything slow, and refused if it cannot fit."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from difftori.config import Config, ConfigError
+from difftori.model.world_model import WorldModel
+from difftori.monitoring.console import ConsoleReporter
+from difftori.replay import memory_bytes
+from difftori.types import EnvSpec
+
+BOOKKEEPING_BYTES = 24
+"""of the replay buffer, for each step of its capacity, whether filled or not"""
+
+
+def announce(
+    config: Config,
+    spec: EnvSpec,
+    device: torch.device,
+    episode_bytes: int,
+    checkpoint_bytes: int,
+    console: ConsoleReporter,
+) -> None:
+    """What will run and what it will take, before anything slow; refuses what cannot fit.
+
+    Raises:
+        ConfigError: the buffer would outgrow the machine's memory before the run ends.
+    """
+    run = config.run
+    where = f"{device}" + (
+        f" ({_count(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else ""
+    )
+    steps = stored_steps(config, spec)
+    capacity = config.replay.max_buffer_size
+    need = buffer_bytes(config, spec)
+    disk = episode_bytes * -(-steps // spec.episode_length) + 3 * checkpoint_bytes
+    console.info(
+        f"{spec.task} from {spec.modality}, mode {run.mode}, preset {run.preset}, "
+        f"seed {run.seed}, on {where}"
+    )
+    console.info(
+        f"{run.train_steps:,} env steps, action repeat {spec.action_repeat}, "
+        f"{spec.episode_length} agent steps an episode"
+    )
+    console.info(
+        f"replay buffer: up to {format_bytes(need)} of memory, for {steps:,} agent steps; "
+        f"on disk, with three checkpoints: up to {format_bytes(disk)}"
+    )
+    console.info(f"run folder: {run.folder}")
+    if device.type == "cpu" and torch.cuda.is_available():
+        console.info("a GPU stands idle: device=cpu computes on the CPU; device=cuda uses the GPU")
+    if run.train_steps % config.evaluation.eval_freq:
+        last = run.train_steps // config.evaluation.eval_freq * config.evaluation.eval_freq
+        console.info(
+            f"the last evaluation is at about env step {last:,}: train_steps={run.train_steps} is "
+            f"no multiple of eval_freq={config.evaluation.eval_freq}"
+        )
+    fitting = capacity // spec.episode_length * (spec.episode_length - config.replay.horizon)
+    if fitting < config.learner.batch_size:
+        raise ConfigError(
+            f"max_buffer_size={capacity} is too small: a batch of {config.learner.batch_size} "
+            f"sequences cannot be drawn from so few episodes of {spec.episode_length} agent steps"
+        )
+    room = available_memory() if run.buffer_device == "cpu" else None
+    if room is not None and need > room:
+        raise ConfigError(
+            f"the replay buffer needs {format_bytes(need)}, and this machine has "
+            f"{format_bytes(room)} free; lower max_buffer_size or train_steps"
+        )
+
+
+def stored_steps(config: Config, spec: EnvSpec) -> int:
+    """Agent steps that the replay buffer will hold at most."""
+    return min(config.replay.max_buffer_size, -(-config.run.train_steps // spec.action_repeat))
+
+
+def buffer_bytes(config: Config, spec: EnvSpec) -> int:
+    """Memory that the replay buffer will take at most."""
+    bookkeeping = BOOKKEEPING_BYTES * config.replay.max_buffer_size
+    return memory_bytes(spec, stored_steps(config, spec)) + bookkeeping
+
+
+def checkpoint_bytes(model: WorldModel) -> int:
+    """About what one checkpoint takes beside the replay data.
+
+    Model and target, two Adams with two moments each, and the plan's gradient.
+    """
+    return 7 * sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that can be had without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        return pages * size if pages > 0 else None
+    fields = dict(line.split(":") for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def format_bytes(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,52 @@
+"""Float32 products by the faster kernels, where these are as accurate."""
+
+import pytest
+import torch
+
+from builders import random_batch, tiny_config, tiny_model
+from difftori.compiling.float32_matmul import fast_float32_products
+from difftori.learning import learner, losses
+
+
+def test_keep_float32_accuracy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(512, 512, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    with fast_float32_products():
+        product = a @ b
+    assert float((product - exact).norm() / exact.norm()) < 1e-6
+
+
+def test_kernels_that_would_round_to_bf16_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for accurate, setting in ((True, "medium"), (False, "highest")):
+        monkeypatch.setattr(products, "medium_is_accurate", lambda accurate=accurate: accurate)
+        with fast_float32_products():
+            assert torch.get_float32_matmul_precision() == setting
+        assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_the_setting_is_put_back_after_an_error() -> None:
+    with pytest.raises(RuntimeError, match="in between"), fast_float32_products():
+        raise RuntimeError("in between")
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize(("large", "setting"), [(4 * 16, "medium"), (4 * 16 + 1, "highest")])
+def test_updates_use_them_for_large_products(
+    monkeypatch: pytest.MonkeyPatch, large: int, setting: str
+) -> None:
+    seen = []
+    model_loss = losses.model_loss
+
+    def recorded(*args, **kwargs):  # type: ignore[no-untyped-def]
+        seen.append(torch.get_float32_matmul_precision())
+        return model_loss(*args, **kwargs)
+
+    monkeypatch.setattr(losses, "model_loss", recorded)
+    monkeypatch.setattr(products, "medium_is_accurate", lambda: True)
+    monkeypatch.setattr(learner, "LARGE_PRODUCT", large)
+    config = tiny_config("mode=default")
+    generator = torch.Generator().manual_seed(0)
+    new = learner.Learner(tiny_model(config), config.learner, generator=generator, max_nonfinite=1)
+    new.update(random_batch(), step=0)
+    assert seen == [setting]

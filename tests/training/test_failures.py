@@ -1,0 +1,101 @@
+"""Bad environments and bad numbers: dropped, counted, and a clear stop after too many."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from difftori.checkpoints.tree_file import load_tree
+from difftori.envs import ControlEnv
+from difftori.learning.learner import Learner
+from difftori.training.start import FAILED_EXIT_CODE
+from runs import records, run_debug, run_folder
+
+
+def break_step(monkeypatch: pytest.MonkeyPatch, when: set[int], fault: str) -> None:
+    """Let the environment's step fail at the given calls, counted over the whole run."""
+    step, calls = ControlEnv.step, 0
+
+    def faulty(self: ControlEnv, action: np.ndarray) -> Any:
+        nonlocal calls
+        calls += 1
+        obs, reward, *rest = step(self, action)
+        if calls in when or -1 in when:
+            if fault == "raises":
+                raise ValueError("the simulation has exploded")
+            if fault == "reward":
+                reward = float("nan")
+            if fault == "observation":
+                obs = np.full_like(obs, np.inf)
+        return obs, reward, *rest
+
+    monkeypatch.setattr(ControlEnv, "step", faulty)
+
+
+@pytest.mark.parametrize("fault", ["raises", "reward", "observation"])
+def test_a_failed_episode_is_redone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    break_step(monkeypatch, {5, 30}, fault)
+    assert run_debug(tmp_path, "eval_freq=100000") == 0
+    train = records(run_folder(tmp_path), "train")
+    assert [r["episodes_dropped"] for r in train] == [1, 2, 2, 2]
+    assert [r["agent_step"] for r in train] == [16, 32, 48, 64]
+
+
+def test_too_many_failed_episodes_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    break_step(monkeypatch, {-1}, "raises")
+    assert run_debug(tmp_path, "max_nonfinite=3") == FAILED_EXIT_CODE
+    assert "3 episodes in a row failed" in capsys.readouterr().err
+
+
+def test_a_failed_evaluation_episode_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_step(monkeypatch, {16 * 2 + 3}, "raises")
+    assert run_debug(tmp_path) == 0
+    evaluations = records(run_folder(tmp_path), "eval")
+    assert [r["episodes"] for r in evaluations] == [1, 2]
+    assert np.isfinite(evaluations[0]["episode_reward"])
+
+
+def test_a_bad_weight_stops_the_run_and_never_reaches_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    update = Learner.update
+
+    def spoil(self: Learner, batch: Any, step: int) -> Any:
+        if step == 40:
+            with torch.no_grad():
+                self._model._dynamics[2].weight[3, 4] = torch.inf
+        return update(self, batch, step)
+
+    monkeypatch.setattr(Learner, "update", spoil)
+    assert run_debug(tmp_path) == FAILED_EXIT_CODE
+    error = capsys.readouterr().err
+    assert "_dynamics.2.weight" in error
+    for path in (run_folder(tmp_path) / "checkpoints").glob("*.safetensors"):
+        for name, tensor in load_tree(path)["model"].items():
+            assert torch.isfinite(tensor).all(), f"{path.name} {name}"
+
+
+def test_a_bad_gradient_is_dropped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Learner._loss_on
+    calls = 0
+
+    def spoil(self: Learner, batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in (3, 4):
+            batch.reward[0, 0] = torch.nan
+        return original(self, batch)
+
+    monkeypatch.setattr(Learner, "_loss_on", spoil)
+    assert run_debug(tmp_path) == 0
+    assert records(run_folder(tmp_path), "train")[-1]["updates_dropped"] == 2

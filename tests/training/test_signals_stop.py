@@ -1,0 +1,52 @@
+"""What a cluster's launcher had installed is called for each signal that came, in any order."""
+
+import signal
+from collections.abc import Iterator
+from itertools import permutations
+from types import FrameType
+
+import pytest
+
+from difftori.training.signals import StopSignals
+
+
+@pytest.fixture
+def heard() -> Iterator[list[str]]:
+    """Names of the signals that reach the launcher's handlers."""
+    names: list[str] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        names.append(signal.Signals(number).name)
+
+    before = {n: signal.signal(n, hear) for n in (signal.SIGTERM, signal.SIGUSR2)}
+    yield names
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("came", list(permutations(("SIGTERM", "SIGUSR2"))))
+def test_the_one_that_requeues_is_not_lost_among_others(
+    heard: list[str], came: tuple[str, str]
+) -> None:
+    with StopSignals() as signals:
+        for name in (*came, came[0]):
+            signal.raise_signal(getattr(signal, name))
+        assert heard == []
+    handler = signals.previous_handler()
+    assert handler is not None
+    handler()
+    assert heard == list(came)
+
+
+def test_without_a_signal_there_is_nothing_to_call(heard: list[str]) -> None:
+    with StopSignals() as signals:
+        pass
+    assert signals.previous_handler() is None
+    assert heard == []
+
+
+def test_pythons_own_handler_of_an_interrupt_is_not_called(heard: list[str]) -> None:
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+    assert signals.requested == "SIGINT"
+    assert signals.previous_handler() is None

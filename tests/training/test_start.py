@@ -1,0 +1,173 @@
+"""Whole runs: what they leave on disk, and that they can be resumed to the bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from difftori.checkpoints.tree_file import load_tree
+from difftori.config import ConfigError
+from difftori.training.signals import RESUME_EXIT_CODE, StopSignals
+from runs import fingerprint, records, run_debug, run_folder
+
+MODES = ("default", "theseus_forward", "back_plan", "back_plan_per_step", "back_plan_replay")
+EPISODE_ENV_STEPS = 128
+"""of a debug episode of cartpole-swingup"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_debug_run_goes_through_every_phase(tmp_path: Path, mode: str) -> None:
+    assert run_debug(tmp_path, f"mode={mode}") == 0
+    folder = run_folder(tmp_path)
+    train, evaluations = records(folder, "train"), records(folder, "eval")
+    assert [r["env_step"] for r in train] == [EPISODE_ENV_STEPS * i for i in (1, 2, 3, 4)]
+    later = "mppi" if mode == "default" else "trajectory"
+    warm_up = "trajectory" if mode == "theseus_forward" else "mppi"
+    assert [r["planner"] for r in train] == ["random", warm_up, later, later]
+    assert [r["updates"] for r in train] == [0, 16, 16, 16]
+    assert [r["env_step"] for r in evaluations] == [256, 512]
+    assert ("grad_norm_a" in train[-1]) == mode.startswith("back_plan")
+    assert train[-1]["horizon"] == 3
+    lines = (folder / "eval.csv").read_text().splitlines()
+    assert lines[0] == "env_step,episode_reward,episode_success"
+    assert len(lines) == 3
+    weights = torch.load(folder / "models" / "model.pt", weights_only=True)
+    assert weights.keys() == {"model", "model_target"}
+    assert all(torch.isfinite(tensor).all() for tensor in weights["model"].values())
+
+
+@pytest.mark.parametrize("mode", ["default", "back_plan", "back_plan_per_step"])
+def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path, mode: str) -> None:
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert run_debug(whole, f"mode={mode}") == 0
+    assert run_debug(resumed, f"mode={mode}", f"train_steps={2 * EPISODE_ENV_STEPS}") == 0
+    assert run_debug(resumed, f"mode={mode}") == 0
+    assert fingerprint(run_folder(resumed)) == fingerprint(run_folder(whole))
+
+
+def test_the_same_command_again_changes_nothing(tmp_path: Path) -> None:
+    assert run_debug(tmp_path) == 0
+    before = fingerprint(run_folder(tmp_path))
+    assert run_debug(tmp_path) == 0
+    assert fingerprint(run_folder(tmp_path)) == before
+
+
+def test_evaluation_does_not_disturb_training(tmp_path: Path) -> None:
+    assert run_debug(tmp_path / "often") == 0
+    assert run_debug(tmp_path / "never", "eval_freq=100000") == 0
+    weights = [
+        torch.load(run_folder(tmp_path / name) / "models" / "model.pt", weights_only=True)["model"]
+        for name in ("often", "never")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("task", ["finger-turn-hard", "mw-bin-picking"])
+def test_a_signal_anywhere_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """Stopped in the middle of an episode, of a block of updates and of an evaluation."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert run_debug(whole, f"task={task}") == 0
+    for safe_points in (20, 16, 30):
+        with monkeypatch.context() as patch:
+            patch.setattr(StopSignals, "requested", _after(safe_points), raising=False)
+            assert run_debug(stopped, f"task={task}") == RESUME_EXIT_CODE
+    assert run_debug(stopped, f"task={task}") == 0
+    assert fingerprint(run_folder(stopped)) == fingerprint(run_folder(whole))
+
+
+def test_success_is_recorded_at_the_last_step_and_at_any(tmp_path: Path) -> None:
+    assert run_debug(tmp_path, "task=mw-reach", "mode=default", "train_steps=64") == 0
+    folder = run_folder(tmp_path)
+    for record in records(folder, "train") + records(folder, "eval"):
+        assert 0.0 <= record["episode_success"] <= record["episode_success_any"] <= 1.0
+    (evaluation,) = records(folder, "eval")
+    header, row = (folder / "eval.csv").read_text().splitlines()
+    assert header == "env_step,episode_reward,episode_success"
+    assert float(row.split(",")[2]) == evaluation["episode_success"]
+
+
+def _after(count: int) -> property:
+    """A ``requested`` that asks to stop when it is looked at for the ``count``-th time."""
+    looks = 0
+
+    def requested(self: StopSignals) -> str | None:
+        nonlocal looks
+        looks += 1
+        return "SIGTERM" if looks >= count else None
+
+    return property(requested, lambda self, value: None)
+
+
+def test_an_existing_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
+    assert run_debug(tmp_path, f"train_steps={EPISODE_ENV_STEPS}") == 0
+    before = fingerprint(run_folder(tmp_path))
+    with pytest.raises(ConfigError, match="overwrite=true"):
+        run_debug(tmp_path, "resume=false")
+    assert fingerprint(run_folder(tmp_path)) == before
+    assert run_debug(tmp_path, "resume=false", "overwrite=true") == 0
+    assert len(records(run_folder(tmp_path), "train")) == 4
+
+
+def test_a_run_of_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
+    assert run_debug(tmp_path, f"train_steps={EPISODE_ENV_STEPS}") == 0
+    before = fingerprint(run_folder(tmp_path))
+    with pytest.raises(ConfigError, match=r"mlp_dim 32 \(now 64\)"):
+        run_debug(tmp_path, "mlp_dim=64")
+    with pytest.raises(ConfigError, match=r"lr 0\.001 \(now linear\(0\.001, 0\.0001, 100\)\)"):
+        run_debug(tmp_path, "lr='linear(1e-3, 1e-4, 100)'")
+    with pytest.raises(ConfigError, match=r"and \d+ more; use them"):
+        run_debug(tmp_path, "preset=quick")
+    assert fingerprint(run_folder(tmp_path)) == before
+
+
+def test_a_run_from_pixels(tmp_path: Path) -> None:
+    assert run_debug(tmp_path, "modality=pixels", "eval_freq=100000") == 0
+    (_, *_, last) = sorted((run_folder(tmp_path) / "checkpoints").glob("step_*"))
+    assert load_tree(last)["counters"]["update"] == 48
+
+
+class TestStartFrom:
+    def test_goes_on_from_published_weights(self, tmp_path: Path) -> None:
+        assert run_debug(tmp_path / "first") == 0
+        model = run_folder(tmp_path / "first") / "models" / "model.pt"
+        one_random_episode = f"train_steps={EPISODE_ENV_STEPS}"
+        assert run_debug(tmp_path / "second", f"start_from={model}", one_random_episode) == 0
+        ours = run_folder(tmp_path / "second") / "models" / "model.pt"
+        assert_equal_weights(model, ours)
+
+    def test_tdmpc_weights_have_no_observation_critics(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run_debug(tmp_path / "first") == 0
+        path = run_folder(tmp_path / "first") / "models" / "model.pt"
+        weights = torch.load(path, weights_only=True)
+        for name, state in weights.items():
+            weights[name] = {key: value for key, value in state.items() if "_s." not in key}
+        tdmpc = tmp_path / "tdmpc.pt"
+        torch.save(weights, tdmpc)
+        one_random_episode = f"train_steps={EPISODE_ENV_STEPS}"
+        assert run_debug(tmp_path / "second", f"start_from={tdmpc}", one_random_episode) == 0
+        assert "no observation critics" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
+    def test_another_file_is_refused(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "model.pt"
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match="not a file of weights"):
+            run_debug(tmp_path, f"start_from={path}")
+
+    def test_another_architecture_is_refused(self, tmp_path: Path) -> None:
+        assert run_debug(tmp_path / "first", f"train_steps={EPISODE_ENV_STEPS}") == 0
+        model = run_folder(tmp_path / "first") / "models" / "model.pt"
+        with pytest.raises(ConfigError, match="has shape"):
+            run_debug(tmp_path / "second", f"start_from={model}", "mlp_dim=48")
+
+
+def assert_equal_weights(first: Path, second: Path) -> None:
+    one = torch.load(first, weights_only=True)
+    other = torch.load(second, weights_only=True)
+    for network, state in one.items():
+        for name, tensor in state.items():
+            assert torch.equal(tensor, other[network][name]), f"{network} {name}"
