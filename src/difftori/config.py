@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,6 +29,9 @@ from difftori.sections import (
     TrajectoryConfig,
     WandbConfig,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 # Presets count in agent steps what other keys count in env steps.
 OmegaConf.register_new_resolver("times", lambda a, b: int(a) * int(b), replace=True)
@@ -159,6 +162,15 @@ def _check_devices(run: RunConfig) -> None:
             found = torch.cuda.device_count()
             if int(name.partition(":")[2] or 0) >= found:
                 raise ConfigError(f"{key}={name}: this machine has {found} CUDA devices")
+
+
+def resolve_device(name: str) -> "torch.device":
+    """``auto`` is the GPU where there is one."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def compose(*overrides: str, **keys: Any) -> Config:

@@ -111,6 +111,7 @@ class RunConfig(Section):
     train_steps: Count
     seed_steps: CountOrZero
     max_nonfinite: Count
+    max_failed_episodes: Count
 
     @property
     def folder(self) -> Path:

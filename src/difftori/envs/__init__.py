@@ -5,9 +5,10 @@ from importlib import import_module
 
 from difftori.envs.base import ControlEnv, Simulator
 from difftori.envs.spec import TaskSpec
+from difftori.sections import TaskConfig
 from difftori.types import EnvSpec
 
-__all__ = ["ControlEnv", "TaskSpec", "make_env"]
+__all__ = ["ControlEnv", "TaskSpec", "env_from_config", "make_env"]
 
 MODALITIES = ("state", "pixels")
 
@@ -57,6 +58,20 @@ def make_env(
         frame_stack=frame_stack if pixels else 1,
     )
     return env, spec
+
+
+def env_from_config(config: TaskConfig) -> tuple[ControlEnv, EnvSpec]:
+    """The environment that a run's config names; raises as ``make_env``."""
+    task = TaskSpec(
+        name=config.task,
+        suite=config.suite,
+        domain=config.domain,
+        domain_task=config.domain_task,
+        action_repeat=config.action_repeat,
+        camera=config.camera,
+        episode_length=config.episode_length,
+    )
+    return make_env(task, config.modality, frame_stack=config.frame_stack, img_size=config.img_size)
 
 
 def _suite(name: str) -> Callable[[TaskSpec, bool], Simulator]:

@@ -1,85 +1,57 @@
-"""What the user sees while a run goes on: one live line on a terminal, plain lines elsewhere."""
+"""What the user sees while a run goes on: log lines and, on a terminal, a progress bar."""
 
+import logging
+import math
 import os
-import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.spinner import Spinner
-from rich.table import Table
+import rich.console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from difftori.monitoring.progress import Progress, format_seconds
-
-REFRESHES_PER_SECOND = 4
-
-
-@runtime_checkable
-class Stream(Protocol):
-    """What is needed of ``sys.stdout``."""
-
-    def write(self, text: str, /) -> int: ...
-    def flush(self) -> None: ...
-    def isatty(self) -> bool: ...
-    def fileno(self) -> int: ...
+SILENCE_SECONDS = 30.0
+"""without a terminal, a line tells the progress after so long a silence"""
+STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red"}
+PREFIXES = {logging.WARNING: "warning: ", logging.ERROR: "error: "}
 
 
-class ConsoleReporter:
-    """Log lines, and where the run stands.
+class Console(logging.Handler):
+    """Prints the lines of the logger ``difftori``, and shows how far a run is.
 
-    On a terminal a live line stays at the bottom, drawn by a thread, so it also moves while the
-    caller computes; the log scrolls above it. Without a terminal, or on one that cannot move its
-    cursor, there are plain lines only, with a progress line once nothing has been printed for
-    ``progress_every_seconds``. A terminal or pipe that goes away never raises.
+    Within this context, info lines go to stdout, warnings and errors to stderr. On a terminal a
+    progress bar stays below the lines. Elsewhere there are plain lines only. An output that goes
+    away or is full never ends a run.
     """
 
-    def __init__(
-        self,
-        stdout: Stream | None = None,
-        stderr: Stream | None = None,
-        *,
-        progress_every_seconds: float | int = 10.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._out = SafeStream(sys.stdout if stdout is None else stdout)
-        self._err = SafeStream(sys.stderr if stderr is None else stderr)
-        self._is_terminal = self._out.isatty() and os.environ.get("TERM", "dumb") not in (
-            "dumb",
-            "unknown",
-            "",
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._out, self._err = _Stream(), _Stream(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=self._out,
+            transient=True,
+            disable=not self._out.is_terminal,
         )
-        self._progress_every_seconds = progress_every_seconds
-        self._clock = clock
-        self._progress = Progress(clock)
-        self._last_line_at = clock()
-        self._live: Live | None = None
-        if self._is_terminal:
-            self._rich = Console(
-                file=self._out,  # type: ignore[arg-type]
-                force_terminal=True,
-                highlight=False,
-                markup=False,
-                emoji=False,
-            )
-            self._spinner = Spinner("line")
+        self._phase_name = "starting"
+        self._run = self._bar.add_task("run", visible=False, total=None, unit="", left="")
+        self._phase = self._bar.add_task("starting", total=None, unit="", left="")
+        self._first = self._done = self._total = 0
+        self._began = self._last_line_at = time.monotonic()
 
-    def __enter__(self) -> "ConsoleReporter":
-        if self._is_terminal:
-            self._live = Live(
-                console=self._rich,
-                get_renderable=self._render,
-                refresh_per_second=REFRESHES_PER_SECOND,
-                transient=True,
-            )
-            self._live.start()
-            # a hidden cursor would stay hidden if the process were killed
-            self._rich.show_cursor(True)
+    def __enter__(self) -> "Console":
+        logger = logging.getLogger("difftori")
+        logger.addHandler(self)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        self._bar.start()
         return self
 
     def __exit__(
@@ -88,128 +60,72 @@ class ConsoleReporter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._live is not None:
-            live, self._live = self._live, None
-            live.stop()
+        self._bar.stop()
+        logger = logging.getLogger("difftori")
+        logger.removeHandler(self)
+        logger.propagate = True
 
-    def start(self, total: int, unit: str, done: int, elapsed_seconds: float | int = 0.0) -> None:
-        """Begin the run: ``done`` of ``total`` ``unit`` are behind us, from an earlier process.
+    # ---- progress
 
-        ``elapsed_seconds`` is what earlier processes took; speed and time left leave it out.
-        """
-        self._progress.start(total, unit, done, elapsed_seconds)
+    def start(self, total: int, unit: str, done: int) -> None:
+        """Begin the run: ``done`` of ``total`` ``unit`` are behind us, from an earlier process."""
+        self._total, self._first, self._done = total, done, done
+        self._began = time.monotonic()
+        self._bar.update(self._run, total=total, completed=done, unit=unit, visible=True)
 
-    def advance(self, env_step: int) -> None:
-        """The run has reached ``env_step``."""
-        self._progress.advance(env_step)
-        self._plain_progress()
+    def advance(self, done: int) -> None:
+        """The run has come to ``done``."""
+        self._done = done
+        left = seconds_left(done - self._first, self._total - done, time.monotonic() - self._began)
+        text = "" if left is None else f"left {format_seconds(left)}"
+        self._bar.update(self._run, completed=done, left=text)
 
     def phase(self, name: str, total: int | None = None) -> None:
         """Begin a part of the run, of ``total`` steps of its own if that is known."""
-        self._progress.phase(name, total)
-        self._plain_progress()
+        self._phase_name = name
+        self._bar.reset(self._phase, description=name, total=total)
 
-    def phase_step(self, n: int) -> None:
-        """``n`` steps of the phase are done."""
-        self._progress.phase_done = n
-        self._plain_progress()
+    def phase_step(self, done: int) -> None:
+        """``done`` steps of the phase are done."""
+        self._bar.update(self._phase, completed=done)
+        silent = time.monotonic() - self._last_line_at >= SILENCE_SECONDS
+        if silent and not self._out.is_terminal:
+            text = f"progress  {self._done:,}/{self._total:,}  {self._phase_name} {done:,}"
+            self._print(self._out, Text(text))
 
-    def info(self, text: str) -> None:
-        self._line(text)
+    # ---- lines
 
-    def warn(self, text: str) -> None:
-        self._line(f"warning: {text}", style="yellow", to_stderr=True)
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line; what cannot go out is lost."""
+        level = record.levelno
+        text = Text(PREFIXES.get(level, "") + record.getMessage(), style=STYLES.get(level, ""))
+        # one terminal shows both streams, and only its own console keeps lines off the bar
+        both = self._out.is_terminal and self._err.is_terminal
+        to_stderr = level >= logging.WARNING and not both
+        self._print(self._err if to_stderr else self._out, text)
 
-    def error(self, text: str) -> None:
-        self._line(f"error: {text}", style="bold red", to_stderr=True)
-
-    def episode_line(self, record: Mapping[str, Any]) -> None:
-        """One training episode, in columns; fields that the record lacks are left out."""
-        self._line(format_record("train", record))
-
-    def eval_line(self, record: Mapping[str, Any]) -> None:
-        """One evaluation, in columns."""
-        self._line(format_record("eval", record), style="bold green")
-
-    def _line(self, text: str, *, style: str = "", to_stderr: bool = False) -> None:
-        self._last_line_at = self._clock()
-        if self._is_terminal:
-            self._rich.print(Text(text, style=style), soft_wrap=True)
-        if to_stderr and not (self._is_terminal and self._err.isatty()):
-            self._err.write(f"{text}\n")
-            self._err.flush()
-        elif not self._is_terminal:
-            self._out.write(f"{text}\n")
-            self._out.flush()
-
-    def _plain_progress(self) -> None:
-        if self._is_terminal:
-            return
-        if self._clock() - self._last_line_at >= self._progress_every_seconds:
-            self._line("  ".join(["progress", *self._progress.parts().values()]))
-
-    def _render(self) -> Group | Table:
-        """The live line: as many of its parts as the width takes, the least needed go first."""
-        parts = self._progress.parts()
-        room = self._rich.width - 3
-        for name in ("percent", "speed", "elapsed", "done"):
-            if sum(len(part) + 2 for part in parts.values()) > room:
-                parts.pop(name, None)
-        room -= sum(len(part) + 2 for part in parts.values())
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        cells: list[Any] = [self._spinner]
-        cells += [Text(part, no_wrap=True, overflow="ellipsis") for part in parts.values()]
-        if room >= 8 and self._progress.total > 0:
-            fraction = self._progress.fraction
-            cells.insert(2, ProgressBar(total=1.0, completed=fraction, width=min(room - 2, 30)))
-        grid.add_row(*cells)
-        return grid
-
-
-class SafeStream:
-    """A text stream whose reader may go away: nothing here raises, what cannot go out is lost."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    @property
-    def encoding(self) -> str:
-        return getattr(self._stream, "encoding", None) or "utf-8"
-
-    def isatty(self) -> bool:
+    def _print(self, stream: rich.console.Console, text: Text) -> None:
+        self._last_line_at = time.monotonic()
         try:
-            return self._stream.isatty()
+            stream.print(text, soft_wrap=True, highlight=False)
+        except UnicodeEncodeError:
+            encoding = stream.encoding
+            plain = text.plain.encode(encoding, errors="replace").decode(encoding)
+            stream.print(plain, soft_wrap=True, highlight=False, markup=False)
         except (OSError, ValueError):
-            return False
+            pass  # the disk behind it is full, or it is closed
 
-    def fileno(self) -> int:
-        return self._stream.fileno()
 
-    def write(self, text: str) -> int:
-        try:
-            try:
-                self._stream.write(text)
-            except UnicodeEncodeError:
-                plain = text.encode(self.encoding, errors="replace").decode(self.encoding)
-                self._stream.write(plain)
-        except (OSError, ValueError) as error:
-            self._lost(error)
-        return len(text)
+class _Stream(rich.console.Console):
+    def on_broken_pipe(self) -> None:
+        """The reader has gone: the run goes on, and Python's last flush finds somewhere to go."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except (OSError, ValueError) as error:
-            self._lost(error)
 
-    def _lost(self, error: Exception) -> None:
-        if not isinstance(error, BrokenPipeError):
-            return
-        # Python would try again at exit, fail, and turn success into exit code 120
-        with suppress(OSError, ValueError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self._stream.fileno())
-            os.close(null)
+def seconds_left(done: int, remaining: int, took_seconds: float) -> float | None:
+    """At the pace of the ``done`` steps; None before the first one."""
+    return took_seconds * remaining / done if done > 0 else None
 
 
 COLUMNS = (
@@ -223,11 +139,25 @@ COLUMNS = (
 """key in the record, name on the console, how the number is written"""
 
 
-def format_record(label: str, record: Mapping[str, Any]) -> str:
+def format_record(category: str, record: Mapping[str, Any]) -> str:
     """The console line of a record: names and values, in columns that stay in place."""
-    cells = [f"{label:<5}"]
+    cells = [f"{category:<5}"]
     for key, name, how in COLUMNS:
         value = record.get(key)
         if isinstance(value, int | float):
             cells.append(name + (format_seconds(value) if how == "duration" else f"{value:{how}}"))
     return "  ".join(cells).rstrip()
+
+
+def format_seconds(seconds: float | int) -> str:
+    """``3m12s``, ``4h02m``, ``2d03h``: two units, the second of fixed width."""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"

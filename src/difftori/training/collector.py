@@ -11,6 +11,7 @@ from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.plan_gradient import PlanGradient
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
+from difftori.training.evaluation import close_quietly
 from difftori.training.seeding import derive_seed
 from difftori.training.state import Averages, Counters, OpenEpisode
 from difftori.types import Plan
@@ -39,8 +40,12 @@ class Collector:
         seed: int,
         seed_steps: int,
         max_nonfinite: int,
+        max_failed_episodes: int,
     ) -> None:
-        """``averages`` takes what is worth logging of each plan; ``seed`` is the run's."""
+        """``averages`` takes what is worth logging of each plan; ``seed`` is the run's.
+
+        The run stops after ``max_nonfinite`` plans, or ``max_failed_episodes`` episodes, in a row.
+        """
         self._actor = actor
         self._model = model
         self._plan_gradient = plan_gradient
@@ -50,7 +55,7 @@ class Collector:
         self._generator = generator
         self._seed = seed
         self._seed_steps = seed_steps
-        self._max_nonfinite = max_nonfinite
+        self._max_failed_episodes = max_failed_episodes
         self.nonfinite_plans = NonFiniteCounter("the plan", max_nonfinite)
         self.open: OpenEpisode | None = None
 
@@ -101,22 +106,27 @@ class Collector:
     def drop(self, counters: Counters, error: EpisodeFailedError) -> None:
         """Forget the open episode and make the environment anew.
 
-        The next attempt has another seed. Raises EpisodeFailedError after ``max_nonfinite``
-        failures in a row.
+        The next attempt has another seed. Raises EpisodeFailedError after
+        ``max_failed_episodes`` failures in a row; an environment that cannot be made is one more.
         """
         counters.agent_step = counters.episode_start_step
         counters.env_step = counters.episode_start_env_step
         counters.episodes_dropped += 1
-        counters.dropped_in_a_row += 1
         self.open = None
         if self._plan_gradient is not None:
             self._plan_gradient.discard()
-        if counters.dropped_in_a_row >= self._max_nonfinite:
-            raise EpisodeFailedError(
-                f"{counters.dropped_in_a_row} episodes in a row failed, the last because {error}"
-            ) from error
-        self._env.close()
-        self._env = self._make_env()
+        close_quietly(self._env)
+        while True:
+            counters.dropped_in_a_row += 1
+            if counters.dropped_in_a_row >= self._max_failed_episodes:
+                raise EpisodeFailedError(
+                    f"{counters.dropped_in_a_row} episodes in a row failed, the last because {error}"
+                ) from error
+            try:
+                self._env = self._make_env()
+                return
+            except Exception as failure:  # a simulator may raise anything
+                error = EpisodeFailedError(f"the environment cannot be made: {failure!r}")
 
     def replay_open_episode(self) -> bool:
         """Bring the environment to where the open episode was, by taking its actions again.

@@ -1,6 +1,8 @@
-"""Scoring an agent: its episodes are stepped side by side, with one batched plan per step."""
+"""Evaluating an agent: its episodes are stepped side by side, with one batched plan per step."""
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 
 from difftori.checkpoints.files import eval_video_path
 from difftori.envs import ControlEnv
-from difftori.monitoring.console import ConsoleReporter
+from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
 from difftori.planning.actor import Actor
 from difftori.sections import EvaluationConfig
@@ -18,6 +20,8 @@ from difftori.training.seeding import derive_seed, generator
 from difftori.training.state import Counters
 from difftori.types import EnvSpec, Plan
 from difftori.viewing.video import write_mp4
+
+logger = logging.getLogger(__name__)
 
 FILM_SIZE = 384
 """pixels, height and width of a training run's videos"""
@@ -177,7 +181,7 @@ class Evaluator:
         seed: int,
         folder: Path,
         metrics: Metrics,
-        console: ConsoleReporter,
+        console: Console,
     ) -> None:
         """``folder`` is the run's, ``seed`` too."""
         self._actor = actor
@@ -215,6 +219,9 @@ class Evaluator:
 
         frames: list[np.ndarray] = []
         result = self._evaluate(counters, frames, on_step)
+        counters.evaluated_through = passed
+        if result is None:
+            return False
         record: dict[str, Any] = {
             "env_step": env_step,
             "episode_reward": result.mean_reward,
@@ -226,11 +233,8 @@ class Evaluator:
             record["episode_success_any"] = float(np.mean(result.successes_any))
         record["elapsed_seconds"] = elapsed_seconds()
         self._metrics.log(record, "eval")
-        for error in result.errors:
-            self._console.warn(f"an episode of the evaluation failed: {error}")
         if frames:
             self._save_video(frames, env_step)
-        counters.evaluated_through = passed
         best = counters.best_reward is None or result.mean_reward > counters.best_reward
         if best and np.isfinite(result.mean_reward):
             counters.best_reward = result.mean_reward
@@ -239,13 +243,20 @@ class Evaluator:
 
     def _evaluate(
         self, counters: Counters, frames: list[np.ndarray], on_step: Callable[[int], None]
-    ) -> Evaluation:
-        """One evaluation; the first episode's pictures go to ``frames``, if they are wanted."""
+    ) -> Evaluation | None:
+        """One evaluation, None if it failed; the first episode's pictures go to ``frames``.
+
+        Environments that failed are made anew for the next evaluation.
+        """
         count = self._config.eval_episodes
-        while len(self._envs) < count:
-            self._envs.append(self._make_env())
+        try:
+            while len(self._envs) < count:
+                self._envs.append(self._make_env())
+        except Exception as error:  # a simulator may raise anything, and training must go on
+            logger.warning(f"this evaluation is left out: no environment for it: {error!r}")
+            return None
         path = ("evaluation", counters.episode)
-        return evaluate(
+        result = evaluate(
             self._actor,
             self._envs,
             seeds=[derive_seed(self._seed, *path, i) for i in range(count)],
@@ -255,6 +266,13 @@ class Evaluator:
             watch=(lambda moment: frames.append(moment.frame)) if self._config.save_video else None,
             on_step=on_step,
         )
+        for error in result.errors:
+            logger.warning(f"an episode of the evaluation failed: {error}")
+        for env, reward in zip(list(self._envs), result.rewards, strict=True):
+            if np.isnan(reward):
+                self._envs.remove(env)
+                close_quietly(env)
+        return result
 
     def _save_video(self, frames: Sequence[np.ndarray], env_step: int) -> None:
         path = eval_video_path(self._folder, env_step)
@@ -262,10 +280,16 @@ class Evaluator:
             path.parent.mkdir(exist_ok=True)
             write_mp4(path, frames, fps=FILM_FPS)
         except OSError as error:
-            self._console.warn(f"the video was not written: {error}")
+            logger.warning(f"the video was not written: {error}")
             return
         self._metrics.video(path, env_step)
 
     def close(self) -> None:
         for env in self._envs:
-            env.close()
+            close_quietly(env)
+
+
+def close_quietly(env: ControlEnv) -> None:
+    """Close an environment, also one that has failed and fails at that too."""
+    with suppress(Exception):
+        env.close()

@@ -1,5 +1,6 @@
 """What a run will take of the machine, said before anything slow, and refused if it cannot fit."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import torch
 
 from difftori.config import Config, ConfigError
 from difftori.model.world_model import WorldModel
-from difftori.monitoring.console import ConsoleReporter
 from difftori.replay import memory_bytes
 from difftori.types import EnvSpec
+
+logger = logging.getLogger(__name__)
 
 BOOKKEEPING_BYTES = 24
 """of the replay buffer, for each step of its capacity, whether filled or not"""
@@ -21,7 +23,6 @@ def announce(
     device: torch.device,
     episode_bytes: int,
     checkpoint_bytes: int,
-    console: ConsoleReporter,
 ) -> None:
     """What will run and what it will take, before anything slow; refuses what cannot fit.
 
@@ -36,24 +37,24 @@ def announce(
     capacity = config.replay.max_buffer_size
     need = buffer_bytes(config, spec)
     disk = episode_bytes * -(-steps // spec.episode_length) + 3 * checkpoint_bytes
-    console.info(
+    logger.info(
         f"{spec.task} from {spec.modality}, mode {run.mode}, preset {run.preset}, "
         f"seed {run.seed}, on {where}"
     )
-    console.info(
+    logger.info(
         f"{run.train_steps:,} env steps, action repeat {spec.action_repeat}, "
         f"{spec.episode_length} agent steps an episode"
     )
-    console.info(
+    logger.info(
         f"replay buffer: up to {format_bytes(need)} of memory, for {steps:,} agent steps; "
         f"on disk, with three checkpoints: up to {format_bytes(disk)}"
     )
-    console.info(f"run folder: {run.folder}")
+    logger.info(f"run folder: {run.folder}")
     if device.type == "cpu" and torch.cuda.is_available():
-        console.info("a GPU stands idle: device=cpu computes on the CPU; device=cuda uses the GPU")
+        logger.info("a GPU stands idle: device=cpu computes on the CPU; device=cuda uses the GPU")
     if run.train_steps % config.evaluation.eval_freq:
         last = run.train_steps // config.evaluation.eval_freq * config.evaluation.eval_freq
-        console.info(
+        logger.info(
             f"the last evaluation is at about env step {last:,}: train_steps={run.train_steps} is "
             f"no multiple of eval_freq={config.evaluation.eval_freq}"
         )

@@ -1,7 +1,8 @@
-"""One training run: claims the folder, runs the trainer, and says how it ended."""
+"""One training run from its config: claim the folder, build the parts, restore, train, end."""
 
 import contextlib
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,41 @@ import torch
 import yaml
 from omegaconf import DictConfig
 
+from difftori.checkpoints.checkpoint import Checkpointer
 from difftori.checkpoints.files import write_bytes
 from difftori.checkpoints.folder import delete, put_aside, put_back
 from difftori.checkpoints.lock import RunLock, RunLockedError
+from difftori.checkpoints.published_weights import load_published
 from difftori.checkpoints.tree_file import CheckpointError
-from difftori.config import Config, ConfigError, from_hydra
+from difftori.compiling.compiler import Compiler
+from difftori.config import Config, ConfigError, from_hydra, resolve_device
+from difftori.envs import ControlEnv, env_from_config
 from difftori.envs.rendering import prepare_rendering
 from difftori.learning.finite import NotFiniteError
-from difftori.monitoring.console import ConsoleReporter
+from difftori.learning.learner import Learner
+from difftori.learning.plan_gradient import PlanGradient
+from difftori.learning.replayed_plan import ReplayedPlans
+from difftori.model.world_model import WorldModel
+from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
 from difftori.monitoring.provenance import record_session
 from difftori.monitoring.status import State, clear_queued, describe, write_status
 from difftori.monitoring.tracking import run_name, start_trackers
+from difftori.planning.actor import Actor
+from difftori.replay import ReplayBuffer
 from difftori.training.allocator import keep_freed_memory
-from difftori.training.build import build_trainer, resolve_device
-from difftori.training.collector import EpisodeFailedError
+from difftori.training.collector import Collector, EpisodeFailedError
+from difftori.training.evaluation import Evaluator
+from difftori.training.resources import announce, checkpoint_bytes
+from difftori.training.seeding import RandomStreams
 from difftori.training.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
+from difftori.training.state import Averages
 from difftori.training.trainer import Trainer
+from difftori.types import EnvSpec
 
 FAILED_EXIT_CODE = 1
+
+logger = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> int:
@@ -40,13 +57,7 @@ def train(cfg: DictConfig) -> int:
         ConfigError: nothing was started, and nothing changed on disk.
     """
     config = from_hydra(cfg)
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
-    keep_freed_memory()
-    if config.env.modality == "pixels" or config.evaluation.save_video:
-        _prepare_rendering()
-    if config.run.start_from is not None and not config.run.start_from.is_file():
-        raise ConfigError(f"start_from={config.run.start_from} is not a file")
+    _prepare_process(config)
     folder = config.run.folder
     with contextlib.ExitStack() as stack:
         try:
@@ -57,7 +68,7 @@ def train(cfg: DictConfig) -> int:
             raise ConfigError(str(error)) from error
         except OSError as error:
             raise ConfigError(f"the run folder {folder} cannot be used: {error}") from error
-        with StopSignals() as signals, ConsoleReporter() as console:
+        with StopSignals() as signals, Console() as console:
             code = _run(config, aside, console, signals)
     chained = signals.previous_handler()
     if chained is not None:
@@ -65,23 +76,31 @@ def train(cfg: DictConfig) -> int:
     return code
 
 
-def _prepare_rendering() -> None:
-    try:
-        prepare_rendering()
-    except RuntimeError as error:
-        raise ConfigError(str(error)) from error
+def _prepare_process(config: Config) -> None:
+    """What holds for the whole process: threads, memory, a renderer."""
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    keep_freed_memory()
+    if config.env.modality == "pixels" or config.evaluation.save_video:
+        try:
+            prepare_rendering()
+        except RuntimeError as error:
+            raise ConfigError(str(error)) from error
+    if config.run.start_from is not None and not config.run.start_from.is_file():
+        raise ConfigError(f"start_from={config.run.start_from} is not a file")
 
 
-def _run(config: Config, aside: Path | None, console: ConsoleReporter, signals: StopSignals) -> int:
+def _run(config: Config, aside: Path | None, console: Console, signals: StopSignals) -> int:
+    """Build, restore, train; whatever happens, the folder's status says how it ended."""
     folder = config.run.folder
-    metrics = Metrics(folder, console=console)
+    metrics = Metrics(folder)
     code = FAILED_EXIT_CODE
     trainer = None
     state: State = "failed"
     reason = ""
     try:
         try:
-            trainer = build_trainer(config, console=console, metrics=metrics, signals=signals)
+            trainer = build_trainer(config, metrics, console, signals)
         except BaseException:
             if aside is not None:
                 put_back(folder, aside)
@@ -89,24 +108,24 @@ def _run(config: Config, aside: Path | None, console: ConsoleReporter, signals: 
         if aside is not None:
             delete(aside)
         settings = yaml.safe_dump(config.flat(), sort_keys=False)
-        _write_or_warn(folder / "config.yaml", settings.encode(), console)
-        device, env_step = resolve_device(config.run.device), trainer.counters.env_step
-        record_session(folder, device=device, env_step=env_step, console=console)
+        _write_or_warn(folder / "config.yaml", settings.encode())
+        env_step = trainer.counters.env_step
+        record_session(folder, device=trainer.model.device, env_step=env_step)
         write_status(folder, "running", env_step=env_step)
         clear_queued(folder)
-        metrics.attach(start_trackers(config, trainer.elapsed_seconds, console))
+        metrics.attach(start_trackers(config, trainer.elapsed_seconds))
         trainer.run()
         reason = "the disk did not take models/model.pt"
-        if not config.run.save_model or _save_model(trainer, config, metrics, console):
-            console.info(f"done: {config.run.train_steps:,} env steps, everything in {folder}")
+        if not config.run.save_model or _save_model(trainer, config, metrics):
+            logger.info(f"done: {config.run.train_steps:,} env steps, everything in {folder}")
             code, state, reason = 0, "done", ""
     except StopRequested as request:
         where = "from here" if request.saved else "from its last checkpoint"
         saved = "and saved" if request.saved else "but could not save"
-        console.info(f"stopped by {request} {saved}; the same command goes on {where}")
+        logger.info(f"stopped by {request} {saved}; the same command goes on {where}")
         code, state, reason = RESUME_EXIT_CODE, "stopped", f"by {request}, {saved}"
     except (NotFiniteError, EpisodeFailedError, CheckpointError) as error:
-        console.error(f"{error}; what was saved before is intact in {folder / 'checkpoints'}")
+        logger.error(f"{error}; what was saved before is intact in {folder / 'checkpoints'}")
         reason = str(error)
     except BaseException as error:
         state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -125,26 +144,160 @@ def _run(config: Config, aside: Path | None, console: ConsoleReporter, signals: 
     return code
 
 
-def _save_model(
-    trainer: Trainer, config: Config, metrics: Metrics, console: ConsoleReporter
-) -> bool:
+def build_trainer(
+    config: Config, metrics: Metrics, console: Console, signals: StopSignals
+) -> Trainer:
+    """Everything that a run is made of, as its latest checkpoint left it.
+
+    Raises:
+        ConfigError: a setting that the environment or the checkpoint does not allow.
+        CheckpointError: there are checkpoints, and none can be used.
+    """
+    run, device = config.run, resolve_device(config.run.device)
+    env, spec = _first_env(config)
+
+    def new_env() -> ControlEnv:
+        return env_from_config(config.env)[0]
+
+    streams = RandomStreams(run.seed, device)
+    model = WorldModel(spec, config.model).to(device)
+    checkpointer = Checkpointer(
+        run.folder, spec, config.flat(), every_minutes=run.save_every_minutes
+    )
+    announce(config, spec, device, checkpointer.episode_bytes, checkpoint_bytes(model))
+    compiler = Compiler(run.compile)
+    actor = Actor(model, config, compiler)
+    learner = Learner(
+        model,
+        config.learner,
+        generator=streams.learning,
+        max_nonfinite=run.max_nonfinite,
+        compiler=compiler,
+    )
+    buffer = ReplayBuffer(
+        spec,
+        capacity=config.replay.max_buffer_size,
+        horizon=config.replay.horizon,
+        alpha=config.replay.per_alpha,
+        beta=config.replay.per_beta,
+        storage_device=run.buffer_device,
+        compute_device=device,
+        generator=streams.replay,
+    )
+    plan_gradient = replayed_plans = None
+    if config.plan_gradient.plan_gradient != "none":
+        plan_gradient = PlanGradient(model, config.plan_gradient, max_nonfinite=run.max_nonfinite)
+        if plan_gradient.applies == "replay":
+            replayed_plans = ReplayedPlans(
+                actor, learner, plan_gradient, buffer, config.plan_gradient, streams.acting
+            )
+    averages = Averages()
+    trainer = Trainer(
+        config=config,
+        spec=spec,
+        model=model,
+        actor=actor,
+        learner=learner,
+        plan_gradient=plan_gradient,
+        replayed_plans=replayed_plans,
+        collector=Collector(
+            actor,
+            model,
+            plan_gradient,
+            env=env,
+            make_env=new_env,
+            averages=averages,
+            generator=streams.acting,
+            seed=run.seed,
+            seed_steps=run.seed_steps,
+            max_nonfinite=run.max_nonfinite,
+            max_failed_episodes=run.max_failed_episodes,
+        ),
+        evaluator=Evaluator(
+            actor,
+            spec,
+            config.evaluation,
+            make_env=new_env,
+            device=device,
+            seed=run.seed,
+            folder=run.folder,
+            metrics=metrics,
+            console=console,
+        ),
+        buffer=buffer,
+        averages=averages,
+        streams=streams,
+        metrics=metrics,
+        checkpointer=checkpointer,
+        console=console,
+        signals=signals,
+    )
+    _restore(trainer)
+    return trainer
+
+
+def _first_env(config: Config) -> tuple[ControlEnv, EnvSpec]:
+    """The training environment. Raises ConfigError for what it cannot do."""
+    try:
+        env, spec = env_from_config(config.env)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(str(error)) from error
+    if spec.episode_length <= config.learner.horizon:
+        raise ConfigError(
+            f"horizon={config.learner.horizon} needs episodes longer than that; those of "
+            f"{spec.task} have {spec.episode_length} agent steps"
+        )
+    if spec.modality == "pixels":
+        try:
+            env.reset(seed=0)
+        except Exception as error:  # the renderer may raise anything
+            raise ConfigError(
+                f"camera={config.env.camera} img_size={config.env.img_size}: "
+                f"{spec.task} cannot be filmed so: {error}"
+            ) from error
+    return env, spec
+
+
+def _restore(trainer: Trainer) -> None:
+    """From the run's own latest checkpoint, else from ``start_from``, else from nothing."""
+    run = trainer.config.run
+    tree = trainer.checkpointer.latest()
+    if tree is None:
+        trainer.metrics.load_state_dict({"metrics_records": 0, "eval_records": 0})
+        if run.start_from is not None:
+            load_published(run.start_from, trainer.model, trainer.learner)
+        return
+    trainer.checkpointer.load_buffer(tree, trainer.buffer)
+    trainer.load_state_dict(tree)
+    counters = trainer.counters
+    if counters.env_step >= run.train_steps and counters.phase == "acting":
+        logger.info(f"nothing left to do: the run is at {counters.env_step:,} env steps")
+        return
+    ignored = f"; start_from={run.start_from} is not read again" if run.start_from else ""
+    logger.info(
+        f"resumed at episode {counters.episode}, agent step {counters.agent_step:,}, "
+        f"update {counters.update:,}{ignored}"
+    )
+
+
+def _save_model(trainer: Trainer, config: Config, metrics: Metrics) -> bool:
     """The weights in the published format; False if the disk did not take them."""
     path = config.run.folder / "models" / "model.pt"
     buffer = io.BytesIO()
     torch.save(trainer.weights(), buffer)
-    if not _write_or_warn(path, buffer.getvalue(), console):
+    if not _write_or_warn(path, buffer.getvalue()):
         return False
     if config.wandb.wandb_artifact:
         metrics.artifact(path, f"model-{run_name(config)}")
     return True
 
 
-def _write_or_warn(path: Path, content: bytes, console: ConsoleReporter) -> bool:
+def _write_or_warn(path: Path, content: bytes) -> bool:
     try:
         path.parent.mkdir(exist_ok=True)
         write_bytes(path, content)
     except OSError as error:
-        console.warn(f"{path} ({len(content):,} bytes) was not written: {error.strerror}")
+        logger.warning(f"{path} ({len(content):,} bytes) was not written: {error.strerror}")
         return False
     return True
 

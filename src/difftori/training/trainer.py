@@ -4,8 +4,8 @@ Between any two agent steps and any two updates the whole state can be saved, so
 written to begin anywhere: ``Counters.phase`` says where.
 """
 
+import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,13 @@ import torch
 
 from difftori.checkpoints.checkpoint import Checkpointer
 from difftori.checkpoints.tree_file import CheckpointError
-from difftori.compiling.compiler import Compiler
 from difftori.config import Config
-from difftori.envs import ControlEnv
 from difftori.learning.finite import check_weights
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient
 from difftori.learning.replayed_plan import ReplayedPlans
 from difftori.model.world_model import WorldModel
-from difftori.monitoring.console import ConsoleReporter
+from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
 from difftori.planning.actor import Actor
 from difftori.replay import ReplayBuffer
@@ -32,78 +30,32 @@ from difftori.training.signals import StopRequested, StopSignals
 from difftori.training.state import Averages, Counters, OpenEpisode
 from difftori.types import EnvSpec
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Parts:
-    """What a run is made of."""
 
-    env: ControlEnv
-    """the training environment"""
-    make_env: Callable[[], ControlEnv]
-    """more of them: for evaluation, and in place of one that failed"""
+@dataclass
+class Trainer:
+    """One run: its parts, and the loop that steps through them."""
+
+    config: Config
+    spec: EnvSpec
     model: WorldModel
+    actor: Actor
     learner: Learner
-    compiler: Compiler
-    """the one that compiled the learner; for the planner too"""
     plan_gradient: PlanGradient | None
+    replayed_plans: ReplayedPlans | None
+    collector: Collector
+    evaluator: Evaluator
     buffer: ReplayBuffer
+    averages: Averages
+    """of what is logged with the next episode"""
     streams: RandomStreams
     metrics: Metrics
     checkpointer: Checkpointer
-    console: ConsoleReporter
+    console: Console
     signals: StopSignals
 
-
-class Trainer:
-    """Wires the parts of one run and steps through it."""
-
-    def __init__(self, config: Config, spec: EnvSpec, parts: Parts) -> None:
-        self._config = config
-        self._spec = spec
-        self._model = model = parts.model
-        self._learner = parts.learner
-        self._plan_gradient = plan_gradient = parts.plan_gradient
-        self._buffer = parts.buffer
-        self._streams = parts.streams
-        self._metrics = parts.metrics
-        self._checkpointer = parts.checkpointer
-        self._console = parts.console
-        self._signals = parts.signals
-        self._actor = Actor(model, config, parts.compiler)
-        self._averages = Averages()
-        self._collector = Collector(
-            self._actor,
-            model,
-            plan_gradient,
-            env=parts.env,
-            make_env=parts.make_env,
-            averages=self._averages,
-            generator=parts.streams.acting,
-            seed=config.run.seed,
-            seed_steps=config.run.seed_steps,
-            max_nonfinite=config.run.max_nonfinite,
-        )
-        self._replayed_plans = None
-        if plan_gradient is not None and plan_gradient.applies == "replay":
-            self._replayed_plans = ReplayedPlans(
-                self._actor,
-                parts.learner,
-                plan_gradient,
-                parts.buffer,
-                config.plan_gradient,
-                parts.streams.acting,
-            )
-        self._evaluator = Evaluator(
-            self._actor,
-            spec,
-            config.evaluation,
-            make_env=parts.make_env,
-            device=model.device,
-            seed=config.run.seed,
-            folder=config.run.folder,
-            metrics=parts.metrics,
-            console=parts.console,
-        )
+    def __post_init__(self) -> None:
         self.counters = Counters()
         self._best_unsaved = False
         self._last_episode: dict[str, float | None] = {}
@@ -121,27 +73,27 @@ class Trainer:
             EpisodeFailedError: too many failed episodes in a row.
             CheckpointError: the end of the run could not be saved.
         """
-        counters, train_steps = self.counters, self._config.run.train_steps
-        if not self._collector.replay_open_episode():
-            self._console.warn(
+        counters, train_steps = self.counters, self.config.run.train_steps
+        if not self.collector.replay_open_episode():
+            logger.warning(
                 "the environment does not repeat the interrupted episode exactly; "
                 "the run goes on, but not to the same bit"
             )
-        self._console.start(train_steps, "env steps", self._env_step, self._earlier_seconds)
-        while counters.phase != "acting" or self._collector.open or self._env_step < train_steps:
+        self.console.start(train_steps, "env steps", self._env_step)
+        while counters.phase != "acting" or self.collector.open or self._env_step < train_steps:
             if counters.phase == "acting":
                 self._act_episode()
             if counters.phase == "updating":
                 self._update_block()
             if counters.phase == "evaluating":
-                best = self._evaluator.run_if_due(
+                best = self.evaluator.run_if_due(
                     counters,
                     elapsed_seconds=lambda: self.elapsed_seconds,
                     safe_point=self._safe_point,
                 )
                 counters.phase = "acting"
                 self._best_unsaved |= best
-                if best or self._checkpointer.due:
+                if best or self.checkpointer.due:
                     self._save(wait=best)
         if not self._save(wait=True):
             raise CheckpointError("the run is complete, but its end could not be saved")
@@ -158,38 +110,38 @@ class Trainer:
     # ---- acting
 
     def _act_episode(self) -> None:
-        counters, collector = self.counters, self._collector
+        counters, collector = self.counters, self.collector
         start = counters.episode_start_step if collector.open else counters.agent_step
         name = "acting" if collector.is_planned(start) else "acting at random"
-        self._console.phase(name, self._spec.episode_length)
+        self.console.phase(name, self.spec.episode_length)
         while counters.phase == "acting":
             try:
                 episode = collector.step(counters)
             except EpisodeFailedError as error:
-                self._console.warn(f"episode {counters.episode} is dropped and redone: {error}")
+                logger.warning(f"episode {counters.episode} is dropped and redone: {error}")
                 collector.drop(counters, error)
                 episode = None
             else:
                 self._learn_from_replayed_plans()
-            self._console.phase_step(counters.agent_step - counters.episode_start_step)
-            self._console.advance(self._env_step)
+            self.console.phase_step(counters.agent_step - counters.episode_start_step)
+            self.console.advance(self._env_step)
             if episode is not None:
                 self._keep(episode)
             self._safe_point()
 
     def _learn_from_replayed_plans(self) -> None:
-        counters, plans = self.counters, self._replayed_plans
+        counters, plans = self.counters, self.replayed_plans
         start = counters.episode_start_step
-        if plans is None or not self._collector.is_planned(start):
+        if plans is None or not self.collector.is_planned(start):
             return
         if plans.due(counters.agent_step, start):
-            self._averages.add(plans.step(start, counters.update_step))
+            self.averages.add(plans.step(start, counters.update_step))
 
     def _keep(self, episode: OpenEpisode) -> None:
         counters = self.counters
         finished = episode.finish()
-        self._buffer.add(finished)
-        self._checkpointer.append(finished, counters.episode)
+        self.buffer.add(finished)
+        self.checkpointer.append(finished, counters.episode)
         self._last_episode = episode.outcome()
         counters.episode += 1
         counters.dropped_in_a_row = 0
@@ -200,30 +152,30 @@ class Trainer:
 
     def _updates_due(self, episode_length: int) -> int:
         """After the first planned episode the long block, later one update per agent step."""
-        if not self._collector.is_planned(self.counters.episode_start_step):
+        if not self.collector.is_planned(self.counters.episode_start_step):
             return 0
         if not self.counters.seed_block_done:
             self.counters.seed_block_done = True
-            return self._config.run.seed_steps or episode_length
+            return self.config.run.seed_steps or episode_length
         return episode_length
 
     def _update_block(self) -> None:
-        counters, config = self.counters, self._config.learner
-        self._console.phase("updating", counters.updates_planned)
+        counters, config = self.counters, self.config.learner
+        self.console.phase("updating", counters.updates_planned)
         while counters.updates_left:
             done = counters.updates_planned - counters.updates_left
             step = counters.episode_start_step + done
-            batch = self._buffer.sample(config.batch_size)
-            metrics, priority = self._learner.update(batch, step)
+            batch = self.buffer.sample(config.batch_size)
+            metrics, priority = self.learner.update(batch, step)
             if priority is not None:
-                self._buffer.update_priorities(batch.index, priority)
-                self._averages.add(metrics)
+                self.buffer.update_priorities(batch.index, priority)
+                self.averages.add(metrics)
             counters.update += 1
             counters.update_step = step
             counters.updates_left -= 1
-            self._console.phase_step(done + 1)
+            self.console.phase_step(done + 1)
             self._safe_point()
-            if counters.updates_left and self._checkpointer.due_within_episode:
+            if counters.updates_left and self.checkpointer.due_within_episode:
                 self._save()
         self._log_episode()
         counters.phase = "evaluating"
@@ -231,85 +183,83 @@ class Trainer:
     def _log_episode(self) -> None:
         counters = self.counters
         start = counters.episode_start_step
-        planned = self._collector.is_planned(start)
+        planned = self.collector.is_planned(start)
         record: dict[str, Any] = {
             "env_step": self._env_step,
             "agent_step": counters.agent_step,
             "episode": counters.episode,
             **{f"episode_{k}": v for k, v in self._last_episode.items() if v is not None},
             "updates": counters.updates_planned,
-            "planner": self._actor.planner_at(start) if planned else "random",
-            "horizon": self._actor.horizon_at(start),
-            **self._averages.pop(),
-            "updates_dropped": self._learner.nonfinite.total,
-            "plans_not_finite": self._collector.nonfinite_plans.total,
+            "planner": self.actor.planner_at(start) if planned else "random",
+            "horizon": self.actor.horizon_at(start),
+            **self.averages.pop(),
+            "updates_dropped": self.learner.nonfinite.total,
+            "plans_not_finite": self.collector.nonfinite_plans.total,
             "episodes_dropped": counters.episodes_dropped,
             "elapsed_seconds": self.elapsed_seconds,
         }
-        self._metrics.log(record, "train")
+        self.metrics.log(record, "train")
 
     # ---- saving and resuming
 
     def _safe_point(self) -> None:
         """Between two steps: here, and only here, a signal stops the run."""
-        if self._signals.requested is None:
+        if self.signals.requested is None:
             return
-        self._console.phase("saving")
+        self.console.phase("saving")
         saved = self._save(wait=True)
-        raise StopRequested(self._signals.requested, saved)
+        raise StopRequested(self.signals.requested, saved)
 
     def _save(self, *, wait: bool = False) -> bool:
         """False if the disk did not take it; the checkpoints before are intact then.
 
         Raises NotFiniteError rather than save a weight that is not finite.
         """
-        check_weights(self._model)
-        check_weights(self._learner.target)
+        check_weights(self.model)
+        check_weights(self.learner.target)
         number, best = self.counters.progress_number, self._best_unsaved
-        saved = self._checkpointer.save(
-            number, self.state_dict(), self._buffer, best=best, wait=wait
-        )
+        saved = self.checkpointer.save(number, self.state_dict(), self.buffer, best=best, wait=wait)
         self._best_unsaved = best and not saved
         return saved
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the replay buffer, which saves itself."""
-        gradient = self._plan_gradient
+        gradient = self.plan_gradient
         return {
             "counters": self.counters.state_dict(),
-            "model": dict(self._model.state_dict()),
-            "learner": self._learner.state_dict(),
+            "model": dict(self.model.state_dict()),
+            "learner": self.learner.state_dict(),
             "plan_gradient": None if gradient is None else gradient.state_dict(),
-            "random": self._streams.state_dict(),
-            "collector": self._collector.state_dict(),
+            "random": self.streams.state_dict(),
+            "collector": self.collector.state_dict(),
             "last_episode": dict(self._last_episode),
-            "averages": self._averages.state_dict(),
-            "metrics": self._metrics.state_dict(),
+            "averages": self.averages.state_dict(),
+            "metrics": self.metrics.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was taken; the buffer must be filled too."""
         self.counters = Counters(**state["counters"])
-        self._model.load_state_dict(state["model"])
-        self._learner.load_state_dict(state["learner"])
-        if self._plan_gradient is not None:
-            self._plan_gradient.load_state_dict(state["plan_gradient"])
-        if not self._streams.load_state_dict(state["random"]):
-            self._console.warn(
+        self.model.load_state_dict(state["model"])
+        self.learner.load_state_dict(state["learner"])
+        if self.plan_gradient is not None:
+            self.plan_gradient.load_state_dict(state["plan_gradient"])
+        if not self.streams.load_state_dict(state["random"]):
+            logger.warning(
                 "the run goes on on another device, with new random numbers: it will not end in "
                 "the bytes that it would have ended in"
             )
-        self._collector.load_state_dict(state["collector"])
+        self.collector.load_state_dict(state["collector"])
         self._last_episode = dict(state["last_episode"])
-        self._averages.load_state_dict(state["averages"], self._model.device)
-        self._metrics.load_state_dict(state["metrics"])
+        self.averages.load_state_dict(state["averages"], self.model.device)
+        self.metrics.load_state_dict(state["metrics"])
         self._earlier_seconds = float(
-            self._metrics.last_record_value("train", "elapsed_seconds") or 0.0
+            self.metrics.last_record_value("train", "elapsed_seconds") or 0.0
         )
 
     def weights(self) -> dict[str, dict[str, torch.Tensor]]:
         """Model and target with the published names, on the CPU."""
-        networks = {"model": self._model, "model_target": self._learner.target}
+        networks = {"model": self.model, "model_target": self.learner.target}
         return {
             name: {key: tensor.cpu() for key, tensor in network.state_dict().items()}
             for name, network in networks.items()
@@ -317,6 +267,6 @@ class Trainer:
 
     def close(self) -> None:
         """Close environments and wait for the last write."""
-        self._collector.close()
-        self._evaluator.close()
-        self._checkpointer.close()
+        self.collector.close()
+        self.evaluator.close()
+        self.checkpointer.close()
