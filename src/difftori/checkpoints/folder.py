@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 import yaml
 
+from difftori.checkpoints.lock import HOLDER_FILE, LOCK_FILE
 from difftori.config import ConfigError
 from difftori.monitoring.status import CONSOLE_FILE, QUEUED_FILE
 from difftori.sections import RunConfig
 
-KEPT = (".lock", ".lock.pid", ".overwritten", QUEUED_FILE, CONSOLE_FILE)
+KEPT = (LOCK_FILE, HOLDER_FILE, ".overwritten", QUEUED_FILE, CONSOLE_FILE)
 """what stays when a run is overwritten: it belongs to the run that begins"""
 
 Plan = Literal["free", "resume", "restart", "overwrite", "refuse", "refuse finished"]
