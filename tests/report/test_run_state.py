@@ -34,12 +34,6 @@ def make_run(place: Path, seed: int = 1, records: int = 2, **status: Any) -> Pat
     return folder
 
 
-def held(folder: Path, **changes: Any) -> None:
-    """As if this process, or what ``changes`` say, had the lock and been killed."""
-    holder = {"pid": os.getpid(), "host": socket.gethostname(), "ticks": process_ticks(os.getpid())}
-    (folder / ".lock").write_text(json.dumps({**holder, **changes}))
-
-
 def test_a_run_that_goes_on(tmp_path: Path) -> None:
     folder = make_run(tmp_path, records=4, state="running", env_step=0)
     with RunLock(folder):
@@ -68,15 +62,6 @@ def test_seeds_are_listed_by_number(tmp_path: Path) -> None:
     assert [folder.name for folder in find_begun_or_queued(tmp_path)] == ["3", "21", "100"]
 
 
-def test_a_run_that_was_resumed_long_after_is_not_almost_done(tmp_path: Path) -> None:
-    folder = make_run(tmp_path, records=4, state="running", env_step=450)
-    os.utime(folder / "metrics.jsonl", (1, 1))
-    with RunLock(folder):
-        run = read_state(folder)
-    assert run.env_step == 450
-    assert run.left_seconds == pytest.approx(60, abs=5)
-
-
 def test_half_a_line_is_not_read(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     with (folder / "metrics.jsonl").open("a") as file:
@@ -102,33 +87,10 @@ def test_a_spoiled_file_leaves_the_rest_readable(
 
 def test_a_killed_run_is_not_running(tmp_path: Path) -> None:
     folder = make_run(tmp_path, state="running", pid=77, host="here")
-    held(folder, ticks="1")  # a later process has its pid
     run = read_state(folder)
     assert run.state == "failed"
     assert "killed: process 77 on here is gone" in run.reason
     assert run.left_seconds is None
-
-
-def test_a_process_of_another_host_counts_while_it_writes(tmp_path: Path) -> None:
-    folder = make_run(tmp_path, state="running")
-    held(folder, host="elsewhere")
-    assert (read_state(folder).state, read_state(folder).reason) == (
-        "running",
-        "on elsewhere",
-    )
-    for path in folder.iterdir():
-        os.utime(path, (1, 1))
-    for path in folder.glob(".lock"):
-        os.utime(path, (1, 1))
-    assert read_state(folder).state == "failed"
-
-
-def test_looking_on_does_not_take_the_lock(tmp_path: Path) -> None:
-    folder = make_run(tmp_path)
-    held(folder, ticks="1")
-    before = (folder / ".lock").read_bytes()
-    read_state(folder)
-    assert (folder / ".lock").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ logger = logging.getLogger(__name__)
 
 DMCONTROL_MAXIMUM = 1000.0
 """return of an episode of full length: up to 1 for each env step"""
-MAY_DIFFER = frozenset(
+SEED_INVARIANT_KEYS = frozenset(
     {
         *("seed", "log_dir", "device", "buffer_device", "threads", "resume", "overwrite", "preset"),
         *("save_every_minutes", "save_model", "save_video", "train_steps", "eval_freq"),
+        "max_nonfinite",
     }
 )
-"""keys that may differ between seeds without making another experiment of them"""
+"""keys that may differ between the seeds of one experiment"""
 OF_TRACKERS = ("use_", "wandb_")
 CURVE = ["suite", "modality", "task", "method"]
 
@@ -179,7 +180,7 @@ def _mixed_keys(runs: Iterable[Run]) -> list[str]:
     configs = [run.config for run in runs]
     return [
         key
-        for key in sorted(set().union(*configs) - MAY_DIFFER)
+        for key in sorted(set().union(*configs) - SEED_INVARIANT_KEYS)
         if not key.startswith(OF_TRACKERS)
         and len({str(config.get(key, "unset")) for config in configs}) > 1
     ]

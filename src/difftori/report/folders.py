@@ -11,8 +11,6 @@ import yaml
 
 from difftori.config import ConfigError
 
-FILES = ("config.yaml", "eval.csv", "metrics.jsonl")
-"""files by which a run may be named in place of its folder"""
 KEY = ("task", "modality", "mode", "exp_name", "seed")
 """what tells runs apart, in the order of the folders they lie in"""
 TAIL_BYTES = 1 << 16
@@ -60,7 +58,7 @@ def find_runs(places: Sequence[str]) -> dict[Path, str]:
             matches = _expand(pattern)
         if not matches:
             raise RunFolderError(f"{place}: no such folder")
-        folders = [folder for match in matches for folder in _folders_of(Path(match))]
+        folders = [folder for match in matches for folder in walk_runs(Path(match), holds_curve)]
         if not folders:
             raise RunFolderError(
                 f"{place} holds no run: a run's folder has config.yaml and eval.csv"
@@ -79,15 +77,6 @@ def _expand(pattern: str) -> list[str]:
         return [pattern]
     # Path.glob takes no absolute patterns
     return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
-
-
-def _folders_of(place: Path) -> Iterator[Path]:
-    if place.name in FILES and place.is_file():
-        # of the folder itself only: another file's folder may hold hundreds of runs
-        if holds_curve({other.name for other in place.parent.iterdir()}):
-            yield place.parent
-    else:
-        yield from walk_runs(place, holds_curve)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

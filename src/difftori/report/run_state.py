@@ -6,7 +6,6 @@ import json
 import math
 import socket
 import subprocess
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -173,11 +172,7 @@ def _left_seconds(folder: Path, total: float) -> float | None:
         first_step, first_seconds = 0, 0.0
     if step <= first_step or seconds <= first_seconds:
         return None
-    left = (total - step) * (seconds - first_seconds) / (step - first_step)
-    # a run that has been resumed writes its status before it adds to its records
-    paths = [folder / name for name in ("metrics.jsonl", FILE_NAME)]
-    since = time.time() - max((path.stat().st_mtime for path in paths if path.exists()), default=0)
-    return max(0.0, left - max(0.0, since))
+    return max(0.0, (total - step) * (seconds - first_seconds) / (step - first_step))
 
 
 def _last_evaluation(path: Path) -> float | None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from difftori.monitoring.progress import format_seconds
+from difftori.monitoring.console import format_seconds
 from difftori.report.run_state import STATES, RunState
 
 _STYLES = {

@@ -111,15 +111,15 @@ def aggregates(comparison: Comparison, published: pd.DataFrame, metric: Metric) 
         return frames[0]
     for method, scores in _normalized(comparison, tasks).items():
         wide = aligned(scores, ["task", "seed"]).dropna()
-        numbers = estimate(_strata(wide), metric)
-        frames.append(_rows(method, len(tasks), wide.shape[1], wide.index, numbers))
+        who = {"method": method, "n_tasks": len(tasks), "n_runs": wide.shape[1]}
+        frames.append(_rows(estimate(_strata(wide), metric), **who, env_step=wide.index))
     for method, theirs in published.groupby("method", sort=False):
         if set(tasks) <= set(theirs["task"]):
             means = theirs.assign(score=theirs["mean"] / theirs["task"].map(comparison.maxima))
             wide = aligned(means[means["task"].isin(tasks)], ["task"]).dropna()
             value, nothing = wide.mean(axis=1).to_numpy(), np.full(len(wide), np.nan)
-            numbers = Estimate(value, nothing, nothing)
-            frames.append(_rows(method, len(tasks), 0, wide.index, numbers))
+            who = {"method": method, "n_tasks": len(tasks), "n_runs": 0}
+            frames.append(_rows(Estimate(value, nothing, nothing), **who, env_step=wide.index))
     return pd.concat([frame for frame in frames[1:] if len(frame)] or frames)
 
 
@@ -128,15 +128,9 @@ def _strata(wide: pd.DataFrame) -> list[Array]:
     return [wide[task].to_numpy() for task in wide.columns.unique("task")]
 
 
-def _rows(
-    method: str, tasks: int, runs: int, env_step: pd.Index | int, numbers: Estimate
-) -> pd.DataFrame:
-    table = pd.DataFrame(np.stack(numbers, axis=1), columns=INTERVAL)
-    for place, (name, value) in enumerate(
-        {"method": method, "n_tasks": tasks, "n_runs": runs, "env_step": env_step}.items()
-    ):
-        table.insert(place, name, value)
-    return table
+def _rows(numbers: Estimate, **keys: object) -> pd.DataFrame:
+    """A row for each point, with the columns ``keys`` before ``INTERVAL``."""
+    return pd.DataFrame({**keys, **dict(zip(INTERVAL, numbers, strict=True))})
 
 
 def last_common_step(scores: pd.DataFrame, by: Sequence[str]) -> int | None:
@@ -150,7 +144,7 @@ def profiles(comparison: Comparison) -> pd.DataFrame:
     """The share of runs above ``THRESHOLDS`` at the last env step that every run reached.
 
     Returns:
-        ``method, n_tasks, n_runs, env_step, value, ci_low, ci_high, threshold``; empty where
+        ``method, n_tasks, n_runs, env_step, threshold, value, ci_low, ci_high``; empty where
         there are not two runs that can be compared.
     """
     tasks = compared_tasks(comparison)
@@ -166,8 +160,8 @@ def profiles(comparison: Comparison) -> pd.DataFrame:
     for method, scores in methods.items():
         wide = aligned(scores, ["task", "seed"], [step]).loc[[step]]
         numbers = performance_profile([task[0] for task in _strata(wide)], THRESHOLDS)
-        frames.append(_rows(method, len(tasks), wide.shape[1], step, numbers))
-        frames[-1]["threshold"] = THRESHOLDS.round(2)
+        who = {"method": method, "n_tasks": len(tasks), "n_runs": wide.shape[1]}
+        frames.append(_rows(numbers, **who, env_step=step, threshold=THRESHOLDS.round(2)))
     return pd.concat(frames)
 
 
@@ -206,7 +200,7 @@ def improvements(comparison: Comparison, at: Sequence[int]) -> pd.DataFrame:
                 continue
             ours, theirs = ([runs[task, name] for task in tasks] for name in (method, other))
             numbers = probability_of_improvement(ours, theirs)
-            frames.append(_rows(method, len(tasks), sum(x.size for x in ours), step, numbers))
-            frames[-1].insert(1, "over", other)
-            frames[-1].insert(4, "n_runs_over", sum(x.size for x in theirs))
+            who = {"method": method, "over": other, "env_step": step, "n_tasks": len(tasks)}
+            n_runs, n_runs_over = (sum(x.size for x in arm) for arm in (ours, theirs))
+            frames.append(_rows(numbers, **who, n_runs=n_runs, n_runs_over=n_runs_over))
     return pd.concat(frames) if frames else pd.DataFrame()
