@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from difftori.checkpoints.checkpoint import read_latest
+from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.published_weights import read_weights
 from difftori.checkpoints.tree_file import CheckpointError, load_tree
 from difftori.config import Config, ConfigError, from_flat, resolve_device
@@ -28,7 +29,6 @@ from difftori.envs.rendering import prepare_rendering
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
 from difftori.training.seeding import generator
-from difftori.training.start import read_config
 from difftori.types import EnvSpec
 
 FULLY_TRAINED_STEP = 10**9

@@ -10,6 +10,7 @@ import torch
 from difftori.checkpoints.tree_file import load_tree
 from difftori.envs import ControlEnv
 from difftori.learning.learner import Learner
+from difftori.monitoring.status import read_status
 from difftori.training.start import FAILED_EXIT_CODE
 from runs import records, run_debug, run_folder
 
@@ -49,7 +50,7 @@ def test_too_many_failed_episodes_stop_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     break_step(monkeypatch, {-1}, "raises")
-    assert run_debug(tmp_path, "max_nonfinite=3") == FAILED_EXIT_CODE
+    assert run_debug(tmp_path, "max_failed_episodes=3") == FAILED_EXIT_CODE
     assert "3 episodes in a row failed" in capsys.readouterr().err
 
 
@@ -61,6 +62,61 @@ def test_a_failed_evaluation_episode_is_left_out(
     evaluations = records(run_folder(tmp_path), "eval")
     assert [r["episodes"] for r in evaluations] == [1, 2]
     assert np.isfinite(evaluations[0]["episode_reward"])
+
+
+def break_making(monkeypatch: pytest.MonkeyPatch, when: set[int]) -> list[int]:
+    """Let the environment's construction fail at the given calls; returns the calls so far."""
+    make, calls = ControlEnv.__init__, [0]
+
+    def faulty(self: ControlEnv, *args: Any, **kwargs: Any) -> None:
+        calls[0] += 1
+        if calls[0] in when or (-1 in when and calls[0] > 1):
+            raise RuntimeError("no such world")
+        make(self, *args, **kwargs)
+
+    monkeypatch.setattr(ControlEnv, "__init__", faulty)
+    return calls
+
+
+def test_an_environment_that_cannot_be_made_again_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_step(monkeypatch, {5}, "raises")
+    break_making(monkeypatch, {2, 3})
+    assert run_debug(tmp_path, "eval_freq=100000") == 0
+    assert records(run_folder(tmp_path), "train")[-1]["episodes_dropped"] == 1
+
+
+def test_an_environment_that_is_gone_ends_the_run_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    break_step(monkeypatch, {5}, "raises")
+    break_making(monkeypatch, {-1})
+    assert run_debug(tmp_path, "eval_freq=100000", "max_failed_episodes=3") == FAILED_EXIT_CODE
+    assert "no such world" in capsys.readouterr().err
+    status = read_status(run_folder(tmp_path))
+    assert status["state"] == "failed"
+    assert "3 episodes in a row failed" in status["reason"]
+
+
+def test_an_evaluation_without_environments_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    break_making(monkeypatch, {2})
+    assert run_debug(tmp_path) == 0
+    assert "this evaluation is left out" in capsys.readouterr().err
+    # the first evaluation failed, the second one found its environments
+    assert len(records(run_folder(tmp_path), "eval")) == 1
+
+
+def test_an_evaluation_replaces_the_environments_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_step(monkeypatch, {16 * 2 + 3}, "raises")
+    calls = break_making(monkeypatch, set())
+    assert run_debug(tmp_path) == 0
+    # one for training, two for evaluation, and one in place of the one that failed
+    assert calls == [4]
 
 
 def test_a_bad_weight_stops_the_run_and_never_reaches_a_checkpoint(

@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -106,14 +107,10 @@ class Console(logging.Handler):
 
     def _print(self, stream: rich.console.Console, text: Text) -> None:
         self._last_line_at = time.monotonic()
-        try:
+        # letters that the output has no code for become question marks
+        text.plain = text.plain.encode(stream.encoding, errors="replace").decode(stream.encoding)
+        with suppress(OSError, ValueError):  # the disk behind it is full, or it is closed
             stream.print(text, soft_wrap=True, highlight=False)
-        except UnicodeEncodeError:
-            encoding = stream.encoding
-            plain = text.plain.encode(encoding, errors="replace").decode(encoding)
-            stream.print(plain, soft_wrap=True, highlight=False, markup=False)
-        except (OSError, ValueError):
-            pass  # the disk behind it is full, or it is closed
 
 
 class _Stream(rich.console.Console):

@@ -119,8 +119,9 @@ class Collector:
         while True:
             counters.dropped_in_a_row += 1
             if counters.dropped_in_a_row >= self._max_failed_episodes:
+                number = counters.dropped_in_a_row
                 raise EpisodeFailedError(
-                    f"{counters.dropped_in_a_row} episodes in a row failed, the last because {error}"
+                    f"{number} episodes in a row failed, the last because {error}"
                 ) from error
             try:
                 self._env = self._make_env()

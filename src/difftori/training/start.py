@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -29,7 +28,7 @@ from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
 from difftori.monitoring.provenance import record_session
 from difftori.monitoring.status import State, clear_queued, describe, write_status
-from difftori.monitoring.tracking import run_name, start_trackers
+from difftori.monitoring.trackers import run_name, start_trackers
 from difftori.planning.actor import Actor
 from difftori.replay import ReplayBuffer
 from difftori.training.allocator import keep_freed_memory
@@ -113,7 +112,7 @@ def _run(config: Config, aside: Path | None, console: Console, signals: StopSign
         record_session(folder, device=trainer.model.device, env_step=env_step)
         write_status(folder, "running", env_step=env_step)
         clear_queued(folder)
-        metrics.attach(start_trackers(config, trainer.elapsed_seconds))
+        metrics.attach(start_trackers(config, metrics.next_env_step))
         trainer.run()
         reason = "the disk did not take models/model.pt"
         if not config.run.save_model or _save_model(trainer, config, metrics):
@@ -300,16 +299,3 @@ def _write_or_warn(path: Path, content: bytes) -> bool:
         logger.warning(f"{path} ({len(content):,} bytes) was not written: {error.strerror}")
         return False
     return True
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The flat keys that a run was started with. Raises ConfigError."""
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{folder} is not a run's folder: {str(error).splitlines()[0]}"
-        ) from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{folder} is not a run's folder: its config.yaml holds no keys")
-    return config
