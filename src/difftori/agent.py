@@ -23,7 +23,7 @@ from difftori.checkpoints.checkpoint import read_latest
 from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.published_weights import read_weights
 from difftori.checkpoints.tree_file import CheckpointError, load_tree
-from difftori.config import Config, ConfigError, from_flat, resolve_device
+from difftori.config import Config, ConfigError, from_flat, plain_defaults, resolve_device
 from difftori.envs import ControlEnv, env_from_config
 from difftori.envs.rendering import prepare_rendering
 from difftori.model.world_model import WorldModel
@@ -106,7 +106,8 @@ def load_agent(
     Raises:
         ConfigError: no such run, checkpoint or device, or pixels cannot be rendered here.
     """
-    config = from_flat({**read_config(Path(run)), "device": device, "buffer_device": "cpu"})
+    here = {"device": device, "buffer_device": "cpu"}
+    config = from_flat({**plain_defaults(), **read_config(Path(run)), **here})
     weights, trained = _read_weights(Path(run), None if checkpoint is None else Path(checkpoint))
     try:
         if config.env.modality == "pixels":
