@@ -66,7 +66,8 @@ class RunLock:
 def holder_of(folder: Path) -> dict[str, Any] | None:
     """The process that uses the run folder now (pid, host, started); None: nobody does.
 
-    Empty where it has not said who it is, as on a full disk. For people who look on; changes nothing. Where locks do not reach across hosts, a process of
+    Empty where it has not said who it is, as on a full disk. For people who look on; changes
+    nothing. Where locks do not reach across hosts, a process of another host is not seen.
     another host is not seen.
     """
     return _read_holder(folder) if _is_locked(folder / LOCK_FILE) else None
