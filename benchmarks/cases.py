@@ -14,13 +14,13 @@ from torch import Tensor
 
 from difftori.compiling.compiler import Compiler
 from difftori.config import Config, compose
+from difftori.envs import env_from_config
 from difftori.learning import losses
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient
 from difftori.model.world_model import WorldModel
 from difftori.planning.trajectory import TrajectoryPlanner
 from difftori.replay import ReplayBuffer
-from difftori.training.build import env_factory
 from difftori.types import Batch, EnvSpec, Episode
 
 EPISODE = 500
@@ -50,7 +50,6 @@ class Bench:
     """What the rows share."""
 
     compiled: bool
-    say: Callable[[str], None]
     fp32_rate: float = field(init=False)
     bf16_rate: float = field(init=False)
     bandwidth: float = field(init=False)
@@ -90,7 +89,7 @@ class Bench:
         return model
 
     def compiler(self) -> Compiler:
-        return Compiler(self.compiled, announce=self.say, warn=self.say)
+        return Compiler(self.compiled)
 
     def plan_floor_ms(self, model: WorldModel, config: Config, differentiated: int) -> float:
         """Reading the weights; a differentiated iteration reads them three times as often."""
@@ -114,7 +113,10 @@ class Sides:
         self.model = bench.model(config)
         self.horizon = config.learner.horizon
         self.ours = TrajectoryPlanner(self.model, config.trajectory, bench.compiler())
-        self.plan_gradient = PlanGradient(self.model, config.plan_gradient, max_nonfinite=1)
+        learning = config.plan_gradient
+        self.plan_gradient = PlanGradient(
+            self.model, lr=learning.lr, max_norm=learning.grad_clip_norm_a, max_nonfinite=1
+        )
         self.reference = published.Planner(self.model, config, horizon=self.horizon)
         self.agent = published.Agent(self.model, config)
 
@@ -212,6 +214,7 @@ def random_batch(config: Config, size: int, seed: int = 0) -> Batch:
         next_obs=obs(horizon, size),
         action=2 * torch.rand(horizon, size, 2, generator=generator) - 1,
         reward=torch.rand(horizon, size, 1, generator=generator),
+        terminated=torch.zeros(horizon, size, 1),
         weight=torch.rand(size, generator=generator),
         index=torch.arange(size),
     )
@@ -234,7 +237,7 @@ def update_agreement(bench: Bench, modality: str, precision: str, size: int) -> 
     batch = random_batch(config, size)
     off = 0.0
     for step in range(2):
-        ours, theirs = learner.update(batch, step)[0], agent.update(batch, step)[0]
+        ours, theirs = learner.update(batch, step).losses, agent.update(batch, step)[0]
         compared = [name for name in theirs if name != "grad_norm"]
         off = max(off, *(abs(float(ours[n]) - theirs[n]) / abs(theirs[n]) for n in compared))
     return f"losses of two updates {off:.0e}"
@@ -280,7 +283,8 @@ def replay_draw(bench: Bench) -> Case:
     for _ in range(size // EPISODE + 1):
         obs = random.standard_normal((EPISODE + 1, 12), dtype=np.float32)
         action = random.uniform(-1, 1, (EPISODE, 2)).astype(np.float32)
-        buffer.add(Episode(obs, action, random.random(EPISODE, dtype=np.float32)))
+        reward = random.random(EPISODE, dtype=np.float32)
+        buffer.add(Episode(obs, action, reward, terminated=np.zeros(EPISODE, dtype=bool)))
     for _ in range(200):
         index = buffer.sample(batch).index
         buffer.update_priorities(index, torch.rand(batch))
@@ -306,13 +310,12 @@ def replay_draw(bench: Bench) -> Case:
 def episode(bench: Bench, name: str, precision: str, reach: float) -> Case:
     config = bench.config(precision=precision)
     sides = Sides(bench, config)
-    new_env = env_factory(config)
     batch = random_batch(config, config.learner.batch_size)
     learner = new_learner(bench, copy.deepcopy(sides.model), config)
     agent = published.Agent(copy.deepcopy(sides.model), config)
 
     def side(plan: Callable[[Tensor], Tensor], learn: Callable[[], Any]) -> Callable[[], None]:
-        env, _ = new_env()
+        env, _ = env_from_config(config.env)
         latest = [env.reset(seed=0)[0]]
 
         def piece() -> None:
@@ -324,7 +327,7 @@ def episode(bench: Bench, name: str, precision: str, reach: float) -> Case:
 
         return piece
 
-    env, _ = new_env()
+    env, _ = env_from_config(config.env)
     env.reset(seed=0)
     step_ms = machine.median_ms(lambda: env.step(np.zeros(2, np.float32)), 50)
     update_floor = update(bench, name, "state", precision, config.learner.batch_size, 0).floor_ms

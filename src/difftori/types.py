@@ -48,6 +48,9 @@ class Episode:
     """``[L, A]`` float32, as executed, in [-1, 1]"""
     reward: np.ndarray
     """``[L]`` float32, summed over the action repeat"""
+    terminated: np.ndarray
+    """``[L]`` bool; True at the last step of an episode that came to its end, where nothing is to
+    be had any more, and not of one that was cut off"""
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -63,6 +66,8 @@ class Batch:
     """``[H, B, *O]`` the observation after each action"""
     action: Float[Tensor, "H B A"]
     reward: Float[Tensor, "H B 1"]
+    terminated: Float[Tensor, "H B 1"]
+    """1 where the transition ended its episode for good, else 0"""
     weight: Float[Tensor, "B"]
     """importance weights, at most 1"""
     index: Int[Tensor, "B"]

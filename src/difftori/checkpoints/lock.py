@@ -68,7 +68,6 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
 
     Empty where it has not said who it is, as on a full disk. For people who look on; changes
     nothing. Where locks do not reach across hosts, a process of another host is not seen.
-    another host is not seen.
     """
     return _read_holder(folder) if _is_locked(folder / LOCK_FILE) else None
 

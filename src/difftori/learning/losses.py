@@ -15,6 +15,7 @@ from torch import Tensor
 
 from difftori.model.world_model import WorldModel
 from difftori.planning.returns import rollout
+from difftori.types import Batch
 
 LOSS_CAP = 1e4
 """each sequence's loss of a kind, and its priority, are clamped at this"""
@@ -38,31 +39,30 @@ def td_targets(
     target: WorldModel,
     next_obs: Tensor,
     reward: Float[Tensor, "H B 1"],
+    terminated: Float[Tensor, "H B 1"],
     discount: float,
     policy_noise: Float[Tensor, "H B A"] | None,
 ) -> tuple[Float[Tensor, "H B 1"], Float[Tensor, "H B 1"]]:
     """y_t and yˢ_t, the temporal-difference targets of the latent and observation critics.
 
     y_t = r_t + γ min_i Q̄_i(h(o_{t+1}), a'),  yˢ_t = r_t + γ min_i Q̄_iˢ(o_{t+1}, a'), with
-    a' = π̃(h(o_{t+1})): the online encoder and policy, the target critics.
+    a' = π̃(h(o_{t+1})): the online encoder and policy, the target critics. Where the transition
+    ``terminated`` its episode, nothing comes after r_t.
     """
     z_next = model.encode(next_obs)
     next_action = model.policy(z_next, policy_noise)
-    y = reward + discount * torch.minimum(*target.q(z_next, next_action))
-    y_obs = reward + discount * torch.minimum(*target.q_obs(next_obs, next_action))
+    discount_next = discount * (1 - terminated)
+    y = reward + discount_next * torch.minimum(*target.q(z_next, next_action))
+    y_obs = reward + discount_next * torch.minimum(*target.q_obs(next_obs, next_action))
     return y, y_obs
 
 
 def model_loss(
     model: WorldModel,
     target: WorldModel,
-    *,
-    obs: Tensor,
-    next_obs: Tensor,
-    action: Float[Tensor, "H B A"],
-    reward: Float[Tensor, "H B 1"],
-    weight: Float[Tensor, "B"],
+    batch: Batch,
     policy_noise: Float[Tensor, "H B A"] | None,
+    *,
     discount: float,
     rho: float,
     coefficients: Mapping[str, float],
@@ -70,17 +70,18 @@ def model_loss(
     """Consistency, reward and value losses along an H-step latent rollout.
 
     Args:
-        obs: o_0 ``[B, *O]``, augmented.
-        next_obs: o_1 … o_H ``[H, B, *O]``, augmented.
-        weight: importance weights of the draw.
+        batch: with augmented observations.
         policy_noise: noise of the targets' policy samples, already times its std.
         rho: ρ, the weight of each later step relative to the one before.
         coefficients: of ``consistency_loss``, ``reward_loss``, ``value_loss`` and
             ``value_s_loss``, exactly these.
     """
+    obs, next_obs, action, reward = batch.obs, batch.next_obs, batch.action, batch.reward
     with torch.no_grad():
         z_target = target.encode(next_obs)
-        y, y_obs = td_targets(model, target, next_obs, reward, discount, policy_noise)
+        y, y_obs = td_targets(
+            model, target, next_obs, reward, batch.terminated, discount, policy_noise
+        )
     latents = rollout(model, model.encode(obs), action)
     z, z_next = latents[:-1], latents[1:]
     q1, q2 = model.q(z, action)
@@ -88,7 +89,7 @@ def model_loss(
     q1_obs, q2_obs = model.q_obs(observed, action)
     predicted = model.reward(z, action)
 
-    steps = torch.arange(len(action), device=weight.device)
+    steps = torch.arange(len(action), device=reward.device)
     rho_t = (rho**steps).to(reward.dtype).view(-1, 1, 1)
     losses = {
         "consistency_loss": (z_next - z_target).square().mean(dim=-1, keepdim=True),
@@ -100,9 +101,9 @@ def model_loss(
     summed = {name: (rho_t * loss).sum(dim=0).squeeze(1) for name, loss in losses.items()}
     total = sum(
         (coefficients[name] * loss.clamp(max=LOSS_CAP) for name, loss in summed.items()),
-        start=torch.zeros_like(weight),
+        start=torch.zeros_like(batch.weight),
     )
-    weighted = (total * weight).mean()
+    weighted = (total * batch.weight).mean()
     error = ((q1 - y).abs() + (q2 - y).abs()).detach()
     terms = {name: loss.detach().mean() for name, loss in summed.items()}
     terms |= {"total_loss": total.detach().mean(), "weighted_loss": weighted.detach()}
@@ -117,8 +118,9 @@ def model_loss(
 def policy_loss(
     model: WorldModel,
     latents: Float[Tensor, "T B Z"],
-    rho: float,
     policy_noise: Float[Tensor, "T B A"] | None,
+    *,
+    rho: float,
 ) -> Float[Tensor, ""]:
     """−Σ_t ρ^t mean_B min_i Q_i(z_t, π̃(z_t)) on given latents (TD-MPC, eq. 10)."""
     q = torch.minimum(*model.q(latents, model.policy(latents, policy_noise)))

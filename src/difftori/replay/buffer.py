@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from difftori.replay.fields import episode_arrays, from_rows, row_width
 from difftori.replay.layout import (
     episode_rows,
     frame_shape,
@@ -25,12 +26,14 @@ class ReplayBuffer:
     """The last ``capacity`` transitions, in whole episodes, drawn by priority.
 
     An episode of L transitions takes L + 1 consecutive slots of a ring: slot t holds observation t
-    and, for t < L, action and reward t. So the next observation is always in the next slot. Of
-    stacked observations a slot holds the newest frame only. When the ring or the capacity is full
-    the oldest whole episodes go. The ring has one extra slot per ``spec.episode_length``
-    transitions, so it fills up before the capacity does only if episodes end early.
+    and, for t < L, the fields of transition t (see ``fields``). So the next observation is always
+    in the next slot. Of stacked observations a slot holds the newest frame only. When the ring or
+    the capacity is full the oldest whole episodes go. The ring has one extra slot per
+    ``spec.episode_length`` transitions, so it fills up before the capacity does only if episodes
+    end early. The last H starts of an episode are never drawn, as published, but for the first of
+    them where the episode terminated: its sequence ends in the terminal transition.
 
-    Frames, actions and rewards lie on ``storage_device``; batches are made on ``compute_device``.
+    Frames and fields lie on ``storage_device``; batches are made on ``compute_device``.
     Priorities and other bookkeeping are on the CPU (some 30 MB per million slots): draws then are
     the same on every machine and wait for nothing. All randomness is from ``generator``, on the CPU
     and the caller's; its state is not part of ``priorities_state``.
@@ -73,8 +76,8 @@ class ReplayBuffer:
         shape = frame_shape(spec.obs_shape, spec.frame_stack)
         pin = device.type == "cpu" and self._compute_device.type == "cuda"
         self._frames = RowStore(self._slots, shape, spec.obs_dtype, device, pin=pin)
-        # action and reward side by side, to be gathered at once
-        self._acts = RowStore(self._slots, (spec.action_dim + 1,), torch.float32, device, pin=pin)
+        # all fields side by side, to be gathered at once
+        self._fields = RowStore(self._slots, (row_width(spec),), torch.float32, device, pin=pin)
         self._tree = PriorityTree(self._slots, alpha)
         self._step = torch.zeros(self._slots, dtype=torch.int32)
         self._lengths: deque[int] = deque()
@@ -122,8 +125,8 @@ class ReplayBuffer:
         start = self._first_slot + sum(self._lengths[k] + 1 for k in range(position))
         slots = torch.arange(start, start + length + 1) % self._slots
         obs = self._observations(slots, 0)[0]
-        acts = self._acts.gather(slots[:-1]).cpu().numpy()
-        return Episode(obs=obs.cpu().numpy(), action=acts[:, :-1].copy(), reward=acts[:, -1].copy())
+        parts = from_rows(self._fields.gather(slots[:-1]), self.spec)
+        return Episode(obs=obs.cpu().numpy(), **episode_arrays(parts, self.spec))
 
     # ---- in
 
@@ -137,7 +140,8 @@ class ReplayBuffer:
         largest = float(self._tree.max())
         priority = torch.zeros(len(episode) + 1, dtype=torch.float64)
         # before anything can be drawn the largest priority is zero, and would stay so for ever
-        priority[: max(0, len(episode) - self.horizon)] = largest if largest > 0 else 1.0
+        starts = len(episode) - self.horizon + int(episode.terminated[-1])
+        priority[: max(0, starts)] = largest if largest > 0 else 1.0
         while (
             self._num_transitions + len(episode) > self.capacity
             or self._end_slot - self._first_slot + len(priority) > self._slots
@@ -145,16 +149,16 @@ class ReplayBuffer:
             self._drop_oldest()
         self._tree.set(self._append(*rows), priority)
 
-    def _append(self, frames: Tensor, acts: Tensor) -> Int[Tensor, "slots"]:
+    def _append(self, frames: Tensor, fields: Tensor) -> Int[Tensor, "slots"]:
         """Write an episode behind the newest one, where there must be room; returns its slots."""
         slots = torch.arange(self._end_slot, self._end_slot + len(frames)) % self._slots
         self._frames.write(self._end_slot % self._slots, frames)
-        self._acts.write(self._end_slot % self._slots, acts)
+        self._fields.write(self._end_slot % self._slots, fields)
         self._step[slots] = torch.arange(len(frames), dtype=torch.int32)
-        self._lengths.append(len(acts))
+        self._lengths.append(len(fields))
         self._transitions_through = None
         self._end_slot += len(frames)
-        self._num_transitions += len(acts)
+        self._num_transitions += len(fields)
         self._episodes_added += 1
         return slots
 
@@ -187,12 +191,11 @@ class ReplayBuffer:
         weight = ((mass.min() / mass) ** self._beta).float()
         obs = self._observations(index, self.horizon)
         steps = (index + torch.arange(self.horizon)[:, None]) % self._slots
-        acts = self._move(self._acts.gather(steps))
+        fields = self._move(self._fields.gather(steps))
         return Batch(
             obs=obs[0],
             next_obs=obs[1:],
-            action=acts[..., :-1],
-            reward=acts[..., -1:],
+            **from_rows(fields, self.spec),
             weight=self._move(weight),
             index=self._move(index),
         )

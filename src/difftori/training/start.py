@@ -16,13 +16,13 @@ from difftori.checkpoints.lock import RunLock, RunLockedError
 from difftori.checkpoints.published_weights import load_published
 from difftori.checkpoints.tree_file import CheckpointError
 from difftori.compiling.compiler import Compiler
+from difftori.compiling.float32_matmul import set_tf32
 from difftori.config import Config, ConfigError, from_hydra, resolve_device
 from difftori.envs import ControlEnv, env_from_config
 from difftori.envs.rendering import prepare_rendering
 from difftori.learning.finite import NotFiniteError
 from difftori.learning.learner import Learner
-from difftori.learning.plan_gradient import PlanGradient
-from difftori.learning.replayed_plan import ReplayedPlans
+from difftori.learning.plan_gradient_ways import plan_gradient_way
 from difftori.model.world_model import WorldModel
 from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
@@ -79,6 +79,7 @@ def _prepare_process(config: Config) -> None:
     """What holds for the whole process: threads, memory, a renderer."""
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+    set_tf32(config.run.tf32)
     keep_freed_memory()
     if config.env.modality == "pixels" or config.evaluation.save_video:
         try:
@@ -183,13 +184,14 @@ def build_trainer(
         compute_device=device,
         generator=streams.replay,
     )
-    plan_gradient = replayed_plans = None
-    if config.plan_gradient.plan_gradient != "none":
-        plan_gradient = PlanGradient(model, config.plan_gradient, max_nonfinite=run.max_nonfinite)
-        if plan_gradient.applies == "replay":
-            replayed_plans = ReplayedPlans(
-                actor, learner, plan_gradient, buffer, config.plan_gradient, streams.acting
-            )
+    plan_gradient = plan_gradient_way(
+        config.plan_gradient,
+        actor,
+        learner,
+        buffer,
+        generator=streams.acting,
+        max_nonfinite=run.max_nonfinite,
+    )
     averages = Averages()
     trainer = Trainer(
         config=config,
@@ -198,7 +200,6 @@ def build_trainer(
         actor=actor,
         learner=learner,
         plan_gradient=plan_gradient,
-        replayed_plans=replayed_plans,
         collector=Collector(
             actor,
             model,
