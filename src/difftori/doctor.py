@@ -191,7 +191,7 @@ def check_run(config: "Config", report: Report) -> None:
         text = f"the run takes up to {format_bytes(size)}, {format_bytes(free)} free in {place}"
         report.line("ok" if size < free else "fix", "disk", text)
         seconds = measure(config, folder)
-    parts = ", ".join(f"{name} {1000 * each:.3g} ms" for name, each in seconds.items())
+    parts = ", ".join(f"{name} {each:.2g} s" for name, each in seconds.items())
     report.line("ok", "speed", f"of a step: {parts}")
     whole = format_seconds(estimate(config, seconds, spec.episode_length))
     compiled = ", less with compile=true" if config.run.compile else ""
