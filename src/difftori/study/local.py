@@ -147,7 +147,7 @@ class LocalStudy:
         """What the exit code means; also tells the run's folder what the run could not."""
         folder, code = process.job.folder, process.popen.returncode
         unmark_queued(process.job)
-        if code == 0:
+        if code == 0 or is_finished(process.job):  # a signal may meet the end of a finished run
             return "done", f"return {read_state(folder).last_return or 0:.1f}"
         state: State = "failed"
         if code == RESUME_EXIT_CODE:
