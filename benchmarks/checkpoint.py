@@ -71,15 +71,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpointer = Checkpointer(Path(folder), spec, config.flat(), every_minutes=0)
         checkpointer.latest()
-        appends, stands = [], []
+        stands = []
 
         def add() -> None:
-            episode = random_episode(spec, random)
-            number = buffer.num_episodes_added
-            buffer.add(episode)
-            begin = time.perf_counter()
-            checkpointer.append(episode, number)
-            appends.append(time.perf_counter() - begin)
+            buffer.add(random_episode(spec, random))
 
         for _ in range(arguments.steps // EPISODE_LENGTH):
             add()
@@ -93,7 +88,6 @@ def main() -> None:
         disk = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     print(f"{buffer.num_transitions:,} agent steps from {arguments.modality}, {format_bytes(disk)}")
     print(f"stands still for a save:    {1e3 * np.median(stands):6.0f} ms (median of {SAVES})")
-    print(f"for writing an episode:   {1e3 * np.median(appends):6.1f} ms")
 
 
 if __name__ == "__main__":

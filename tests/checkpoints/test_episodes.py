@@ -1,6 +1,5 @@
 """Episodes on disk: what is written comes back, damage is found, and only what is needed stays."""
 
-import re
 import resource
 import shutil
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ import torch
 from builders import tiny_spec
 from difftori.checkpoints.checkpoint import Checkpointer
 from difftori.checkpoints.episodes import EpisodeFiles
-from difftori.checkpoints.tree_file import CheckpointError, CheckpointWriteError
 from difftori.replay import ReplayBuffer
 from difftori.types import EnvSpec, Episode
 
@@ -59,8 +57,8 @@ def file_size_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("stack", [1, 2, 3])
-@pytest.mark.parametrize("length", [1, 2, LENGTH])
+@pytest.mark.parametrize("stack", [1, 3])
+@pytest.mark.parametrize("length", [1, LENGTH])
 def test_pixels_come_back_and_each_frame_is_stored_once(
     tmp_path: Path, stack: int, length: int
 ) -> None:
@@ -78,26 +76,6 @@ def test_observations_that_are_no_stack_of_frames_are_refused(tmp_path: Path) ->
     with pytest.raises(ValueError, match="observation 2 does not continue the frame stack"):
         EpisodeFiles(tmp_path, PIXELS).save(0, episode)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_damaged_or_missing_episode_is_named(tmp_path: Path) -> None:
-    files = EpisodeFiles(tmp_path, STATE)
-    files.save(7, random_episode(STATE, 7))
-    path = tmp_path / "000007.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"!")
-    with pytest.raises(CheckpointError, match=f"{re.escape(str(path))}: damaged"):
-        files.load(7)
-    with pytest.raises(CheckpointError, match=r"000008.safetensors: cannot be read: No such file"):
-        files.load(8)
-
-
-def test_a_full_disk_leaves_no_file_and_the_same_call_is_good_later(tmp_path: Path) -> None:
-    files, episode = EpisodeFiles(tmp_path, STATE), random_episode(STATE, 0)
-    with file_size_limit(300), pytest.raises(CheckpointWriteError, match="File too large"):
-        files.save(0, episode)
-    assert list(tmp_path.iterdir()) == []
-    files.save(0, episode)
-    assert same(files.load(0), episode)
 
 
 def small_buffer() -> ReplayBuffer:
@@ -139,9 +117,7 @@ def test_both_checkpoints_stay_usable_while_the_buffer_forgets(
         full = save in (5, 6)
         with file_size_limit(300 if full else resource.RLIM_INFINITY):
             for number in range(3 * save - 3, 3 * save):
-                episode = random_episode(STATE, number)
-                buffer.add(episode)
-                checkpointer.append(episode, number)
+                buffer.add(random_episode(STATE, number))
             assert checkpointer.save(save, {}, buffer) is not full
         if not full:
             done.append(range(max(0, 3 * save - IN_BUFFER), 3 * save))
@@ -152,12 +128,13 @@ def test_both_checkpoints_stay_usable_while_the_buffer_forgets(
 
 
 def test_episodes_after_the_checkpoint_are_written_again(tmp_path: Path) -> None:
-    """As when a run is killed, and what it would have done next is different."""
+    """As when a run is killed in a save, and what it would have done next is different."""
     buffer = small_buffer()
     checkpointer = Checkpointer(tmp_path, STATE, {}, every_minutes=5)
     buffer.add(random_episode(STATE, 0))
     assert checkpointer.save(1, {}, buffer)
-    checkpointer.append(random_episode(STATE, 1), 1)
+    files = EpisodeFiles(tmp_path / "checkpoints" / "episodes", STATE)
+    files.save(1, random_episode(STATE, 1))
     again, buffer = Checkpointer(tmp_path, STATE, {}, every_minutes=5), small_buffer()
     tree = again.latest()
     assert tree is not None
@@ -166,4 +143,4 @@ def test_episodes_after_the_checkpoint_are_written_again(tmp_path: Path) -> None
     other = random_episode(STATE, 99)
     buffer.add(other)
     assert again.save(2, {}, buffer)
-    assert same(EpisodeFiles(tmp_path / "checkpoints" / "episodes", STATE).load(1), other)
+    assert same(files.load(1), other)

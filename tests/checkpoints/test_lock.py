@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from difftori.checkpoints.lock import RunLock, RunLockedError, holder_of
+from difftori.checkpoints.lock import RunLockedError, holder_of, run_lock
 
 SRC = Path(__file__).parents[2] / "src"
 HOLD = """
 import os, sys
 from pathlib import Path
-from difftori.checkpoints.lock import RunLock
-with RunLock(Path(sys.argv[1])):
+from difftori.checkpoints.lock import run_lock
+with run_lock(Path(sys.argv[1])):
     parent = os.getpid()
     if "fork" in sys.argv:
         os.fork()
@@ -44,14 +44,14 @@ def test_the_second_is_refused_by_name_and_a_killed_one_leaves_no_lock(tmp_path:
     assert holder_of(tmp_path) is None
     process, pid = hold(tmp_path)
     who = f"{tmp_path} is in use by process {pid} on {socket.gethostname()}, started 20"
-    with pytest.raises(RunLockedError, match=who), RunLock(tmp_path):
+    with pytest.raises(RunLockedError, match=who), run_lock(tmp_path):
         pass
     assert (holder_of(tmp_path) or {})["pid"] == pid
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert json.loads((tmp_path / ".lock.json").read_text())["pid"] == pid
     assert holder_of(tmp_path) is None
-    with RunLock(tmp_path):
+    with run_lock(tmp_path):
         assert (holder_of(tmp_path) or {})["pid"] == os.getpid()
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
@@ -62,26 +62,18 @@ def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(tmp_path: Pa
     parent.kill()
     parent.wait()
     os.kill(child, 0)  # lives, and waits
-    with RunLock(tmp_path):
+    with run_lock(tmp_path):
         pass
     assert parent.stdin
     parent.stdin.close()
 
 
 def test_one_who_looks_on_keeps_no_run_from_beginning_and_changes_nothing(tmp_path: Path) -> None:
-    with RunLock(tmp_path):
+    with run_lock(tmp_path):
         (tmp_path / ".lock.json").write_bytes(b"\xff{")
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         assert holder_of(tmp_path) == {}  # somebody that cannot be named
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert holder_of(tmp_path) is None
-    with RunLock(tmp_path):
-        pass
-
-
-def test_it_opens_again_after_an_error_inside(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "run"
-    with pytest.raises(KeyError), RunLock(folder):
-        raise KeyError
-    with RunLock(folder):
+    with run_lock(tmp_path):
         pass

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from difftori.monitoring.console import Console, format_record, format_seconds, seconds_left
+from difftori.monitoring.console import Console, format_record, format_seconds
 
 SOURCE = Path(__file__).parents[2] / "src"
 logger = logging.getLogger("difftori.somewhere")
@@ -51,20 +51,6 @@ def test_info_goes_to_stdout_and_warnings_to_stderr(capsys: pytest.CaptureFixtur
     assert shown.err == "warning: odd\nerror: bad\n"
 
 
-def test_silence_is_broken_by_a_line_of_progress(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("difftori.monitoring.console.time.monotonic", lambda: now)
-    with Console() as console:
-        console.start(10_000, "env steps", 0)
-        console.phase("updating", 5000)
-        for step in range(100):
-            now += 0.5
-            console.phase_step(step)
-    assert capsys.readouterr().out.splitlines() == ["progress  0/10,000  updating 59"]
-
-
 def test_a_closed_pipe_does_not_end_the_run() -> None:
     read, write = os.pipe()
     with subprocess.Popen(program(), stdout=write, stderr=subprocess.PIPE, text=True) as process:
@@ -80,15 +66,6 @@ def test_a_full_disk_does_not_end_the_run() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(program(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert "reached the end" in done.stderr
-
-
-def test_letters_that_the_output_cannot_write_are_replaced() -> None:
-    code = program()[2].replace('"line %d", step', '"γ %d", step')
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60
-    )
-    assert done.stdout.splitlines()[:2] == ["? 0", "? 1"]
 
 
 def test_a_terminal_keeps_every_line_and_shows_the_bar() -> None:
@@ -127,8 +104,3 @@ def test_columns_stay_in_place() -> None:
 )  # fmt: skip
 def test_durations(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
-
-
-def test_time_left_follows_the_pace_so_far() -> None:
-    assert seconds_left(done=0, remaining=10, took_seconds=5.0) is None
-    assert seconds_left(done=10, remaining=30, took_seconds=5.0) == 15.0

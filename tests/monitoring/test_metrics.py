@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,11 @@ class RecordingTracker(Tracker):
             raise ConnectionError("gone\nand a page more")
         self.rows.append((dict(record), env_step))
 
-    def summary(self, values: Mapping[str, Any]) -> None:
-        self.other.append(("summary", dict(values)))
-
     def video(self, path: Path, env_step: int) -> None:
         self.other.append(("video", path, env_step))
 
-    def artifact(self, path: Path, name: str) -> None:
-        self.other.append(("artifact", path, name))
+    def artifact(self, path: Path) -> None:
+        self.other.append(("artifact", path))
 
     def close(self, exit_code: int) -> None:
         self.other.append(("close", exit_code))
@@ -88,11 +86,6 @@ def test_what_is_not_finite_stays_valid_json(tmp_path: Path) -> None:
     }
 
 
-def test_a_record_without_a_step_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="env_step"):
-        Metrics(tmp_path).log({"loss": 1.0}, "train")
-
-
 def test_resume_keeps_as_many_records_as_the_checkpoint_knows(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -101,16 +94,15 @@ def test_resume_keeps_as_many_records_as_the_checkpoint_knows(
     evaluation = {"env_step": 0, "episode_reward": 1.0, "episode_success": 0.0}
     metrics.log(evaluation, "eval")
     metrics.log(train(1, elapsed_seconds=1.23456), "train")
-    state = metrics.state_dict()
-    assert state == {"metrics_records": 2, "eval_records": 1}
+    state = metrics.records
+    assert state == 2
     metrics.log(train(2, elapsed_seconds=2.5), "train")
     metrics.log(evaluation, "eval")
-    for name in ("metrics.jsonl", "eval.csv"):
-        with (tmp_path / name).open("a") as file:
-            file.write('{"torn')
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"torn')
 
     resumed = Metrics(tmp_path)
-    resumed.load_state_dict(state)
+    resumed.truncate(state)
     assert resumed.last_record_value("train", "elapsed_seconds") == 1.23456
     assert resumed.last_record_value("eval", "elapsed_seconds") is None
     assert resumed.next_env_step == 501
@@ -118,14 +110,14 @@ def test_resume_keeps_as_many_records_as_the_checkpoint_knows(
     resumed.log(evaluation, "eval")
     assert [row.get("episode") for row in lines(tmp_path / "metrics.jsonl")] == [None, 1, 2, None]
     assert (tmp_path / "eval.csv").read_text().count("\n") == 3
-    assert resumed.state_dict() == {"metrics_records": 4, "eval_records": 2}
+    assert resumed.records == 4
     assert caplog.messages == []
 
 
 def test_a_run_that_starts_from_nothing_drops_what_is_there(tmp_path: Path) -> None:
     for _ in range(2):
         metrics = Metrics(tmp_path)
-        metrics.load_state_dict({"metrics_records": 0, "eval_records": 0})
+        metrics.truncate(0)
         metrics.log({"env_step": 0, "episode_reward": 1.0}, "eval")
     assert len(lines(tmp_path / "metrics.jsonl")) == 1
     assert (tmp_path / "eval.csv").read_text().splitlines()[1:] == ["0,1.0,"]
@@ -137,12 +129,40 @@ def test_a_command_that_is_refused_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_text() == "whole\n"
 
 
-def test_lines_that_the_disk_spoiled_stop_no_resume(tmp_path: Path) -> None:
+def test_lines_that_the_disk_spoiled_or_lost_stop_no_resume(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     spoiled = ["[1]", "3", "{}", "nonsense", '{"category": "train", "env_step": 7}', "null"]
     (tmp_path / "metrics.jsonl").write_text("\n".join(spoiled) + "\n")
     metrics = Metrics(tmp_path)
-    metrics.load_state_dict({"metrics_records": len(spoiled), "eval_records": 0})
+    metrics.truncate(len(spoiled) + 1)
     assert metrics.last_record_value("train", "env_step") == 7
+    assert "holds 6 records, the checkpoint knows 7" in caplog.messages[0]
+
+
+def test_records_that_a_full_disk_refused_are_written_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A write that crosses the limit is cut short, as on a full disk."""
+    metrics = Metrics(tmp_path)
+    metrics.log(train(0), "train")
+    metrics.log({"env_step": 0, "episode_reward": float("nan")}, "eval")
+    full = (tmp_path / "metrics.jsonl").stat().st_size + 20
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (full, hard))
+    try:
+        for episode in (1, 2):
+            metrics.log(train(episode), "train")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "metrics.jsonl was not written: File too large" in caplog.messages[0]
+    metrics.log(train(3), "train")
+    rows = lines(tmp_path / "metrics.jsonl")
+    assert [row.get("episode") for row in rows] == [0, None, 1, 2, 3]
+    evaluations = (tmp_path / "eval.csv").read_bytes()
+    Metrics(tmp_path).truncate(5)
+    assert (tmp_path / "eval.csv").read_bytes() == evaluations
+    assert lines(tmp_path / "metrics.jsonl") == rows
 
 
 def test_a_tracker_that_fails_is_one_warning_and_the_others_go_on(
@@ -165,12 +185,10 @@ def test_the_rest_is_handed_to_the_trackers(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path)
     metrics.attach([tracker])
     metrics.video(tmp_path / "v.mp4", 5)
-    metrics.artifact(tmp_path / "w", "weights")
-    metrics.summary({"best": 1.0})
+    metrics.artifact(tmp_path / "w")
     metrics.close(3)
     assert tracker.other == [
         ("video", tmp_path / "v.mp4", 5),
-        ("artifact", tmp_path / "w", "weights"),
-        ("summary", {"best": 1.0}),
+        ("artifact", tmp_path / "w"),
         ("close", 3),
     ]

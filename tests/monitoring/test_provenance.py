@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,11 @@ def test_each_process_has_an_entry_and_changes_are_kept_once(
     for diff in (b"one", b"one", b"two", b""):
         git.append((A, diff))
         record(tmp_path)
-    names = [session["git_diff"] for session in sessions(tmp_path)]
-    assert names == ["provenance.diff", "provenance.diff", "provenance-3.diff", None]
-    assert [session["git_dirty"] for session in sessions(tmp_path)] == [True, True, True, False]
-    assert (tmp_path / "provenance.diff").read_bytes() == b"one"
-    assert (tmp_path / "provenance-3.diff").read_bytes() == b"two"
+    one, again, two, none = (session["git_diff"] for session in sessions(tmp_path))
+    assert one == again != two
+    assert none is None
+    assert (tmp_path / one).read_bytes() == b"one"
+    assert (tmp_path / two).read_bytes() == b"two"
 
 
 def test_other_code_or_versions_are_one_warning(
@@ -71,32 +72,22 @@ def test_other_code_or_versions_are_one_warning(
     record(tmp_path, 500)
     assert caplog.messages == []
     git.append((B, b"change"))
-    monkeypatch.setattr(provenance, "installed_versions", lambda root: {"torch": "9.9"})
+    monkeypatch.setattr(provenance, "required_versions", lambda root: {"torch": "9.9"})
     record(tmp_path, 500)
     (warning,) = caplog.messages
     assert f"torch 9.9 (was {torch.__version__})" in warning
     assert "commit bbbbbbb (was aaaaaaa)" in warning
-    assert "uncommitted changes provenance-3.diff (was none)" in warning
-    git.append((A, b""))
-    record(tmp_path, 0)  # begins anew, so that nothing of the old one is in it
-    assert len(caplog.messages) == 1
+    assert re.search(r"uncommitted changes provenance-.*\.diff \(was None\)", warning)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"sessions": [1]}', '{"sessions": null}'])
-def test_a_spoiled_file_is_begun_anew(
-    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "provenance.json").write_text(text)
-    record(tmp_path, 500)
-    assert "cannot be read" in caplog.messages[0]
-    assert len(sessions(tmp_path)) == 1
-
-
-def test_a_folder_that_cannot_be_written_is_a_warning(
+def test_what_cannot_be_read_or_written_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    (tmp_path / "provenance.json").write_text("{")
+    record(tmp_path, 500)
     record(tmp_path / "gone")
-    assert "was not written" in caplog.messages[0]
+    assert all("has no entry of this process" in message for message in caplog.messages)
+    assert len(caplog.messages) == 2
 
 
 class TestGit:
@@ -142,10 +133,8 @@ class TestGit:
         for name, content in changes.items():
             assert (tmp_path / "copy" / name).read_bytes() == content
 
-    def test_a_folder_that_is_no_clone(self, tmp_path: Path) -> None:
-        assert git_state(tmp_path) == (None, b"")
-
-    def test_a_copy_in_somebody_elses_clone(self, clone: Path) -> None:
+    def test_a_folder_that_is_no_clone_or_a_copy_in_another(self, clone: Path) -> None:
+        assert git_state(clone.parent) == (None, b"")
         copy = clone / "vendored"
         (copy / "src" / "difftori").mkdir(parents=True)
         (copy / "src" / "difftori" / "__init__.py").touch()

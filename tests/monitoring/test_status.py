@@ -56,11 +56,6 @@ def test_what_cannot_be_read_says_nothing(tmp_path: Path, content: str | None) -
     assert read_status(tmp_path) == {"state": "failed"}
 
 
-def test_a_folder_that_is_gone_is_no_error(tmp_path: Path) -> None:
-    write_status(tmp_path / "gone", "running")
-    assert not (tmp_path / "gone").exists()
-
-
 def test_only_a_job_that_requeues_the_run_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from difftori.checkpoints.lock import RunLock, process_ticks
+from difftori.checkpoints.lock import run_lock
 from difftori.report.run_state import find_begun_or_queued, listed_slurm_jobs, read_state
 from difftori.report.run_table import show
 
@@ -36,7 +36,7 @@ def make_run(place: Path, seed: int = 1, records: int = 2, **status: Any) -> Pat
 
 def test_a_run_that_goes_on(tmp_path: Path) -> None:
     folder = make_run(tmp_path, records=4, state="running", env_step=0)
-    with RunLock(folder):
+    with run_lock(folder):
         run = read_state(folder)
     assert (run.state, run.env_step, run.train_steps, run.percent) == ("running", 400, 1000, 40)
     assert (run.last_return, run.elapsed_seconds) == (4, 40)
@@ -49,7 +49,7 @@ def test_acting_at_random_tells_no_time_left(tmp_path: Path) -> None:
     record = {"env_step": 100, "elapsed_seconds": 1, "planner": "random", "updates": 0}
     metrics = folder / "metrics.jsonl"
     metrics.write_text(json.dumps(record) + "\n")
-    with RunLock(folder):
+    with run_lock(folder):
         assert read_state(folder).left_seconds is None
         learned = {**record, "env_step": 200, "elapsed_seconds": 10, "updates": 100}
         metrics.write_text(metrics.read_text() + json.dumps(learned) + "\n")
@@ -120,18 +120,18 @@ def test_a_run_that_waits_in_slurm(tmp_path: Path) -> None:
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     folder = tmp_path / "cup-catch" / "state" / "default" / "default" / "3"
     folder.mkdir(parents=True)
-    here = {"pid": os.getpid(), "host": socket.gethostname(), "ticks": process_ticks(os.getpid())}
+    here = {"pid": os.getpid(), "host": socket.gethostname()}
     note: dict[str, Any] = {**here, **KEY, "seed": 3, "train_steps": 500}
     (folder / ".queued").write_text(json.dumps(note))
     assert find_begun_or_queued(tmp_path) == [folder]
     run = read_state(folder)
     assert (run.state, run.train_steps, run.percent) == ("waiting", 500, 0)
-    (folder / ".queued").write_text(json.dumps({**note, "ticks": "1"}))
+    (folder / ".queued").write_text(json.dumps({**note, "pid": 2**30}))
     assert (read_state(folder).state, read_state(folder).reason) == (
         "stopped",
         "before it began",
     )
-    (folder / ".queued").write_text(json.dumps({**note, "slurm_job": "8_0", "ticks": "1"}))
+    (folder / ".queued").write_text(json.dumps({**note, "slurm_job": "8_0"}))
     assert read_state(folder, {"8_0": "PENDING"}).state == "waiting"
     assert read_state(folder, {"8_0": "RUNNING"}).state == "running"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from difftori.checkpoints.lock import RunLock
+from difftori.checkpoints.lock import run_lock
 from difftori.monitoring.console import Console
 from difftori.monitoring.status import read_status, write_status
 from difftori.report.run_state import read_state
@@ -115,7 +115,7 @@ def test_a_second_ctrl_c_ends_all_at_once(make_job: Callable[..., Job]) -> None:
 
 def test_a_run_that_another_process_has_is_left_to_it(make_job: Callable[..., Job]) -> None:
     study = Scripts([make_job(0), make_job(1)], ["done", "done"])
-    with RunLock(study.jobs[0].folder):
+    with run_lock(study.jobs[0].folder):
         outcomes = study.outcomes()
     assert [state for state, _ in outcomes] == ["running", "done"]
     assert f"in process {os.getpid()} on " in outcomes[0][1]

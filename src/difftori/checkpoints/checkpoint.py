@@ -4,20 +4,17 @@ The replay data lies beside the checkpoints, a file for each episode; a checkpoi
 range of them. ``tree_file`` says how a file survives being killed at any moment.
 """
 
-import contextlib
 import logging
 import time
 from pathlib import Path
 from typing import Any
 
 from difftori.checkpoints.episodes import EpisodeFiles
-from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.store import CheckpointStore
 from difftori.checkpoints.tree_file import CheckpointError, CheckpointWriteError
 from difftori.config import ConfigError, plain_defaults
 from difftori.replay import ReplayBuffer
-from difftori.sections import Schedule
-from difftori.types import EnvSpec, Episode
+from difftori.types import EnvSpec
 
 FORMAT = 2
 """of the tree; a checkpoint of another format is refused"""
@@ -33,9 +30,6 @@ MAY_DIFFER = frozenset(
     }
 )
 """keys of the config that a resumed run may change"""
-
-MOST_NAMED = 8
-"""differing keys that one message names"""
 
 logger = logging.getLogger(__name__)
 
@@ -97,16 +91,6 @@ class Checkpointer:
         self._episodes.remove_before(min(self._first_needed.values()))
         return True
 
-    def append(self, episode: Episode, number: int) -> None:
-        """Write a finished episode, so that a save has less to do.
-
-        What the disk does not take now is tried again with the next save.
-        """
-        if number == self._episodes_written:
-            with contextlib.suppress(CheckpointWriteError):
-                self._episodes.save(number, episode)
-                self._episodes_written += 1
-
     def latest(self) -> dict[str, Any] | None:
         """The newest checkpoint that is whole, None if the run has none.
 
@@ -124,7 +108,6 @@ class Checkpointer:
         self._store.remove_others()
         self._first_needed = {number: tree["replay"]["first_episode"]}
         self._episodes_written = tree["replay"]["episodes_added"]
-        self._list_changes()
         return tree
 
     def load_buffer(self, tree: dict[str, Any], buffer: ReplayBuffer) -> None:
@@ -159,22 +142,6 @@ class Checkpointer:
         for number in _episodes_of(tree):
             self._episodes.load(number)
 
-    def _list_changes(self) -> None:
-        """Say which of the keys that may differ are not as they were when the run last began."""
-        try:
-            before = read_config(self._folder)
-        except ConfigError:
-            return
-        changes = [
-            f"{key} {before[key]} (now {value})"
-            for key, value in self._config.items()
-            if key in MAY_DIFFER - {"resume", "overwrite"}
-            and key in before
-            and before[key] != value
-        ]
-        if changes:
-            logger.info(f"changed since the last start: {', '.join(changes)}")
-
 
 def other_settings(tree: dict[str, Any], config: dict[str, Any]) -> str:
     """What keeps a run with the flat ``config`` from going on from ``tree``: ``lr 1 (now 2)``.
@@ -184,13 +151,11 @@ def other_settings(tree: dict[str, Any], config: dict[str, Any]) -> str:
     now = _identity(config)
     younger = {key: value for key, value in plain_defaults().items() if key in now}
     stored = {**younger, **_identity(tree["config"])}
-    changes = [
-        f"{key} {_shown(stored.get(key))} (now {_shown(now.get(key))})"
+    return ", ".join(
+        f"{key} {stored.get(key)} (now {now.get(key)})"
         for key in sorted(stored.keys() | now.keys())
         if stored.get(key) != now.get(key)
-    ]
-    more = len(changes) - MOST_NAMED
-    return ", ".join(changes[:MOST_NAMED]) + (f", and {more} more" if more > 0 else "")
+    )
 
 
 def read_latest(folder: Path) -> dict[str, Any]:
@@ -211,10 +176,3 @@ def _episodes_of(tree: dict[str, Any]) -> range:
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in MAY_DIFFER}
-
-
-def _shown(value: Any) -> Any:
-    """A key's value as one writes it; a stored schedule is a list of three numbers."""
-    if isinstance(value, list | tuple) and len(value) == len(Schedule._fields):
-        return Schedule(*value)
-    return value

@@ -9,7 +9,7 @@ UNFINISHED = ".unfinished"
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace ``path`` in one step. Raises OSError, and leaves the old file, if that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # what a kill leaves is replaced by the next
     try:
         temporary.write_bytes(content)
         temporary.replace(path)

@@ -11,7 +11,7 @@ from difftori.config import ConfigError
 from difftori.monitoring.status import CONSOLE_FILE, QUEUED_FILE
 from difftori.sections import RunConfig
 
-KEPT = (LOCK_FILE, HOLDER_FILE, ".overwritten", QUEUED_FILE, CONSOLE_FILE)
+KEPT = (LOCK_FILE, HOLDER_FILE, QUEUED_FILE, CONSOLE_FILE)
 """what stays when a run is overwritten: it belongs to the run that begins"""
 
 Plan = Literal["free", "resume", "restart", "overwrite", "refuse", "refuse finished"]
@@ -47,12 +47,8 @@ def plan_for(run: RunConfig) -> Plan:
     return "refuse finished" if (folder / "models" / "model.pt").exists() else "restart"
 
 
-def put_aside(run: RunConfig) -> Path | None:
-    """Make room for the run; returns where an old one lies, if it is to be overwritten.
-
-    Raises:
-        ConfigError: what is there must not be touched, or cannot go on.
-    """
+def refuse_to_touch(run: RunConfig) -> None:
+    """Raise ConfigError if what is in the run's folder must stay, or cannot go on."""
     folder, plan = run.folder, plan_for(run)
     if plan == "refuse finished":
         raise ConfigError(
@@ -64,30 +60,12 @@ def put_aside(run: RunConfig) -> Path | None:
             f"{folder} holds a run; resume=true goes on with it, "
             "resume=false overwrite=true deletes it"
         )
-    if plan != "overwrite":
-        return None
-    aside = folder / ".overwritten"
-    delete(aside)
-    aside.mkdir()
-    for entry in list(folder.iterdir()):
-        if entry.name not in KEPT:
-            entry.rename(aside / entry.name)
-    return aside
 
 
-def put_back(folder: Path, aside: Path) -> None:
-    """Undo ``put_aside``, because the run that was to replace the old one did not begin."""
-    for entry in list(folder.iterdir()):
-        if entry.name not in KEPT:
-            delete(entry)
-    for entry in list(aside.iterdir()):
-        entry.rename(folder / entry.name)
-    aside.rmdir()
-
-
-def delete(path: Path) -> None:
-    """A file or a folder; nothing if there is none."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def empty(folder: Path) -> None:
+    """Delete the run that is to be overwritten, its checkpoints first."""
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name not in KEPT:
+            entry.unlink()

@@ -4,10 +4,10 @@ import fcntl
 import json
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -22,8 +22,9 @@ class RunLockedError(Exception):
     """Another process uses the run folder."""
 
 
-class RunLock:
-    """``with RunLock(folder):`` no other process is in there.
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """``with run_lock(folder):`` no other process is in there.
 
     The kernel's lock on ``folder/.lock`` goes with its process, however that ends. ``.lock.json``
     says who has it: pid, host and start.
@@ -32,35 +33,24 @@ class RunLock:
         RunLockedError: names the holder.
         OSError: the folder cannot be written, or its file system knows no locks.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = FileLock(folder / LOCK_FILE, timeout=WAIT_SECONDS)
-
-    def __enter__(self) -> "RunLock":
-        self._folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            unknown = {"pid": "?", "host": "an unknown host", "started": "at an unknown time"}
-            who = "process {pid} on {host}, started {started}".format(
-                **{**unknown, **_read_holder(self._folder)}
-            )
-            raise RunLockedError(f"{self._folder} is in use by {who}") from error
-        started = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / LOCK_FILE, timeout=WAIT_SECONDS).acquire()
+    except Timeout as error:
+        unknown = {"pid": "?", "host": "an unknown host", "started": "at an unknown time"}
+        who = "process {pid} on {host}, started {started}".format(
+            **{**unknown, **_read_holder(folder)}
+        )
+        raise RunLockedError(f"{folder} is in use by {who}") from error
+    started = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+    with lock:
         with suppress(OSError):  # a full disk; the lock itself holds
-            (self._folder / HOLDER_FILE).write_text(json.dumps(holder))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        (self._folder / HOLDER_FILE).unlink(missing_ok=True)
-        self._lock.release()
+            (folder / HOLDER_FILE).write_text(json.dumps(holder))
+        try:
+            yield
+        finally:
+            (folder / HOLDER_FILE).unlink(missing_ok=True)
 
 
 def holder_of(folder: Path) -> dict[str, Any] | None:
@@ -89,22 +79,3 @@ def _read_holder(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return holder if isinstance(holder, dict) and "pid" in holder else {}
-
-
-def process_ticks(pid: int) -> str:
-    """When the process began, since boot: tells it from a later one with the same pid."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def lives(note: dict[str, Any]) -> bool:
-    """Whether the process of this host with the note's ``pid`` and ``ticks`` is still there."""
-    try:
-        os.kill(int(note["pid"]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return note.get("ticks") in ("", None, process_ticks(int(note["pid"])))

@@ -24,8 +24,8 @@ def load_published(path: Path, model: WorldModel, learner: Learner) -> None:
     """
     weights = read_weights(path)
     for name, network in (("model", model), ("model_target", learner.target)):
-        missing = _load_weights(path, name, weights[name], network)
-    if missing:
+        lacks_critics = _load_weights(path, name, weights[name], network)
+    if lacks_critics:
         logger.info(f"{path} has no observation critics (TD-MPC's files have none): they are new")
     logger.info(f"weights from {path}")
 
@@ -46,22 +46,16 @@ def _is_state(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(part, Tensor) for part in value.values())
 
 
-def _load_weights(path: Path, name: str, state: Any, network: WorldModel) -> list[str]:
-    """Load one network; returns the observation critics' parameters that the file lacks."""
-    ours = network.state_dict()
-    missing = [key for key in ours if key not in state]
+def _load_weights(path: Path, name: str, state: dict[str, Tensor], network: WorldModel) -> bool:
+    """Load one network; whether the file lacks observation critics."""
+    try:
+        missing, unknown = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # names the shapes, a line for each
+        raise ConfigError(f"{path}, {name}: {str(error).splitlines()[-1].strip()}") from error
     critics = [key for key in missing if key.startswith(("_Q1_s.", "_Q2_s."))]
     problems = [f"{key} is missing" for key in missing if key not in critics]
-    problems += [f"{key} is unknown" for key in state if key not in ours]
-    problems += [
-        f"{key} has shape {tuple(state[key].shape)}, this run has {tuple(tensor.shape)}"
-        for key, tensor in ours.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
+    problems += [f"{key} is unknown" for key in unknown]
+    problems += [f"{k} is not finite" for k, v in state.items() if not torch.isfinite(v).all()]
     if problems:
-        raise ConfigError(f"{path}, {name}: {'; '.join(problems[:3])}")
-    bad = [key for key, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise ConfigError(f"{path}, {name}: {bad[0]} is not finite")
-    network.load_state_dict({**ours, **state})
-    return critics
+        raise ConfigError(f"{path}, {name}: {problems[0]}")
+    return bool(critics)

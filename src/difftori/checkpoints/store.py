@@ -23,8 +23,8 @@ class CheckpointStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.best_path = folder / "best.safetensors"
-        self.kept = self.numbers()
-        """numbers of the checkpoints that stay, rising"""
+        self.kept: list[int] = []
+        """numbers of the good checkpoints, rising; none before ``latest`` has looked"""
         self.refused: list[str] = []
         """what was wrong with each checkpoint that the last ``latest`` passed over"""
 
@@ -58,11 +58,6 @@ class CheckpointStore:
         Raises:
             CheckpointError: there are checkpoints, and none is good; lists what is wrong.
         """
-        if (self.folder / "replay").exists():
-            raise CheckpointError(
-                f"{self.folder} was written by an earlier version, whose checkpoints are not read "
-                "any more; use another exp_name, or resume=false overwrite=true"
-            )
         self.refused = []
         numbers = self.numbers()
         for number in reversed(numbers):

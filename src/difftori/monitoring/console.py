@@ -3,18 +3,24 @@
 import logging
 import math
 import os
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 import rich.console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
-SILENCE_SECONDS = 30.0
-"""without a terminal, a line tells the progress after so long a silence"""
+PACE_SECONDS = 3600.0
+"""the latest ones, from whose pace the time left is estimated"""
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red"}
 PREFIXES = {logging.WARNING: "warning: ", logging.ERROR: "error: "}
 
@@ -36,16 +42,15 @@ class Console(logging.Handler):
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            speed_estimate_period=PACE_SECONDS,
             console=self._out,
             transient=True,
             disable=not self._out.is_terminal,
         )
-        self._phase_name = "starting"
-        self._run = self._bar.add_task("run", visible=False, total=None, unit="", left="")
-        self._phase = self._bar.add_task("starting", total=None, unit="", left="")
-        self._first = self._done = self._total = 0
-        self._began = self._last_line_at = time.monotonic()
+        self._run = self._bar.add_task("run", visible=False, total=None, unit="")
+        self._phase = self._bar.add_task("starting", total=None, unit="")
 
     def __enter__(self) -> "Console":
         logger = logging.getLogger("difftori")
@@ -71,29 +76,19 @@ class Console(logging.Handler):
 
     def start(self, total: int, unit: str, done: int) -> None:
         """Begin the run: ``done`` of ``total`` ``unit`` are behind us, from an earlier process."""
-        self._total, self._first, self._done = total, done, done
-        self._began = time.monotonic()
-        self._bar.update(self._run, total=total, completed=done, unit=unit, visible=True)
+        self._bar.reset(self._run, total=total, completed=done, visible=True, unit=unit)
 
     def advance(self, done: int) -> None:
         """The run has come to ``done``."""
-        self._done = done
-        left = seconds_left(done - self._first, self._total - done, time.monotonic() - self._began)
-        text = "" if left is None else f"left {format_seconds(left)}"
-        self._bar.update(self._run, completed=done, left=text)
+        self._bar.update(self._run, completed=done)
 
     def phase(self, name: str, total: int | None = None) -> None:
         """Begin a part of the run, of ``total`` steps of its own if that is known."""
-        self._phase_name = name
         self._bar.reset(self._phase, description=name, total=total)
 
     def phase_step(self, done: int) -> None:
         """``done`` steps of the phase are done."""
         self._bar.update(self._phase, completed=done)
-        silent = time.monotonic() - self._last_line_at >= SILENCE_SECONDS
-        if silent and not self._out.is_terminal:
-            text = f"progress  {self._done:,}/{self._total:,}  {self._phase_name} {done:,}"
-            self._print(self._out, Text(text))
 
     # ---- lines
 
@@ -104,14 +99,8 @@ class Console(logging.Handler):
         # one terminal shows both streams, and only its own console keeps lines off the bar
         both = self._out.is_terminal and self._err.is_terminal
         to_stderr = level >= logging.WARNING and not both
-        self._print(self._err if to_stderr else self._out, text)
-
-    def _print(self, stream: rich.console.Console, text: Text) -> None:
-        self._last_line_at = time.monotonic()
-        # letters that the output has no code for become question marks
-        text.plain = text.plain.encode(stream.encoding, errors="replace").decode(stream.encoding)
         with suppress(OSError, ValueError):  # the disk behind it is full, or it is closed
-            stream.print(text, soft_wrap=True, highlight=False)
+            (self._err if to_stderr else self._out).print(text, soft_wrap=True, highlight=False)
 
 
 class _Stream(rich.console.Console):
@@ -119,11 +108,6 @@ class _Stream(rich.console.Console):
         """The reader has gone: the run goes on, and Python's last flush finds somewhere to go."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-
-
-def seconds_left(done: int, remaining: int, took_seconds: float) -> float | None:
-    """At the pace of the ``done`` steps; None before the first one."""
-    return took_seconds * remaining / done if done > 0 else None
 
 
 COLUMNS = (

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from difftori.checkpoints.files import write_bytes
 from difftori.monitoring.console import format_record
-from difftori.monitoring.record_file import RecordFile
 from difftori.monitoring.status import describe
 from difftori.monitoring.trackers import Tracker, named
 
@@ -26,14 +26,18 @@ class Metrics:
 
     The files are the truth; what a tracker shows is a copy of them. Fields that hold wall-clock
     values end in ``_seconds`` or ``_per_second``; all others repeat exactly after a resume.
+    What the disk refuses stays in memory, and is written as soon as a later record can be.
 
-    An existing run folder must be cut to its checkpoint with ``load_state_dict`` before the first
-    ``log``; with zero counts if the run starts from nothing.
+    An existing run folder must be cut to its checkpoint with ``truncate`` before the first
+    ``log``; to no records if the run starts from nothing.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._metrics = RecordFile(folder / "metrics.jsonl")
-        self._eval = RecordFile(folder / "eval.csv", header=",".join(EVAL_COLUMNS))
+        self._path, self._eval_path = folder / "metrics.jsonl", folder / "eval.csv"
+        self._lines: list[str] = []
+        self._is_whole = True
+        """whether the file holds all of the lines, and nothing else"""
+        self._eval_rows: list[str] = []
         self._last: dict[str, dict[str, Any]] = {}
         """the last record of each category"""
         self._trackers: list[Tracker] = []
@@ -45,16 +49,16 @@ class Metrics:
     def log(self, record: Mapping[str, Value], category: Category) -> None:
         """Write ``record``, which must hold ``env_step``, to every place.
 
-        Never raises for a disk or a tracker that fails; see ``RecordFile`` for what happens then.
+        Never raises for a disk or a tracker that fails.
         """
-        assert category in ("train", "eval"), f"category {category!r} is not train or eval"
         assert "env_step" in record, f"a record needs env_step, got {sorted(record)}"
-        assert "category" not in record, "the key category is taken"
         plain = {key: _plain(value) for key, value in record.items()}
         self._last[category] = plain
-        self._metrics.append(_json_line(plain, category))
+        self._lines.append(_json_line(plain, category))
+        self._write()
         if category == "eval":
-            self._eval.append(",".join(_csv_cell(plain.get(key)) for key in EVAL_COLUMNS))
+            self._eval_rows.append(_csv_row(plain))
+            self._write_evaluations()
         logger.info(format_record(category, plain))
         step = int(plain["env_step"])
         self._each(lambda tracker: tracker.log(named(plain, category), category, step))
@@ -63,36 +67,47 @@ class Metrics:
         """Show a video file in the trackers."""
         self._each(lambda tracker: tracker.video(path, env_step))
 
-    def artifact(self, path: Path, name: str) -> None:
-        """Hand a file to the trackers to keep."""
-        self._each(lambda tracker: tracker.artifact(path, name))
-
-    def summary(self, values: Mapping[str, Value]) -> None:
-        """Set the numbers that stand for the whole run."""
-        self._each(lambda tracker: tracker.summary(values))
+    def artifact(self, path: Path) -> None:
+        """Hand the file of weights to the trackers to keep."""
+        self._each(lambda tracker: tracker.artifact(path))
 
     def close(self, exit_code: int = 0) -> None:
         """Write what is still in memory and close the trackers; 0 marks the run as finished."""
-        self._metrics.close()
-        self._eval.close()
+        if not self._is_whole:
+            self._write()
         self._each(lambda tracker: tracker.close(exit_code))
 
-    def state_dict(self) -> dict[str, int]:
-        """Counts of records. Lengths in bytes would differ with each wall-clock value."""
-        return {"metrics_records": self._metrics.records, "eval_records": self._eval.records}
+    @property
+    def records(self) -> int:
+        """Of both categories. A length in bytes would differ with each wall-clock value."""
+        return len(self._lines)
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Cut both files to the records that the checkpoint knows; warn where some are missing.
+    def truncate(self, records: int) -> None:
+        """Cut the files to the records that the checkpoint knows; warn where some are missing.
 
         Raises OSError if a file is there and cannot be read.
         """
-        self._last = {}
-        for line in self._metrics.truncate(state["metrics_records"]):
+        text = self._path.read_text(errors="replace") if self._path.exists() else ""
+        # what follows the last line end was written by half
+        self._lines = [f"{line}\n" for line in text.split("\n")[:-1]][:records]
+        if len(self._lines) < records:
+            logger.warning(
+                f"{self._path} holds {len(self._lines)} records, the checkpoint knows {records}: "
+                "the missing ones are lost, the run goes on"
+            )
+        for line in self._lines:
             # a line that the disk spoiled must not stop a resume
             with suppress(ValueError, KeyError, TypeError, AttributeError):
                 record = json.loads(line)
-                self._last[record.pop("category")] = record
-        self._eval.truncate(state["eval_records"])
+                category = record.pop("category")
+                self._last[category] = record
+                if category == "eval":
+                    self._eval_rows.append(_csv_row(record))
+        if text:
+            self._is_whole = False
+            self._write()
+        if self._eval_path.exists():
+            self._write_evaluations()
 
     def last_record_value(self, category: Category, key: str) -> Value | None:
         """``key`` in the last record of ``category``; None if there is none."""
@@ -103,6 +118,26 @@ class Metrics:
         """Records from this env step on are still to come; 0 if there is none yet."""
         return max((record["env_step"] + 1 for record in self._last.values()), default=0)
 
+    def _write(self) -> None:
+        """Append the last line, or write the whole file if it is not as it should be."""
+        try:
+            if self._is_whole:
+                with self._path.open("a") as file:
+                    file.write(self._lines[-1])
+            else:
+                write_bytes(self._path, "".join(self._lines).encode())
+                self._is_whole = True
+        except OSError as error:
+            self._is_whole = False
+            logger.warning(f"{self._path} was not written: {error.strerror}; tried again later")
+
+    def _write_evaluations(self) -> None:
+        rows = [",".join(EVAL_COLUMNS), *self._eval_rows]
+        try:
+            write_bytes(self._eval_path, "".join(f"{row}\n" for row in rows).encode())
+        except OSError as error:
+            logger.warning(f"{self._eval_path} was not written: {error.strerror}")
+
     def _each(self, send: Callable[[Tracker], None]) -> None:
         """``send`` to each tracker; one that fails is told in one line, and gets nothing more."""
         for tracker in list(self._trackers):
@@ -111,7 +146,7 @@ class Metrics:
             except Exception as error:  # W&B and TensorBoard raise many kinds; none ends a run
                 logger.warning(
                     f"{tracker.name} is off from here on: {describe(error)}; "
-                    f"{self._metrics.path.name} has all records"
+                    f"{self._path.name} has all records"
                 )
                 self._trackers.remove(tracker)
 
@@ -127,10 +162,13 @@ def _json_line(record: Mapping[str, Value], category: str) -> str:
     fields: dict[str, object] = {"category": category, **record, **dict.fromkeys(bad)}
     if bad:
         fields["non_finite"] = bad
-    return json.dumps(fields, allow_nan=False)
+    return json.dumps(fields, allow_nan=False) + "\n"
 
 
-def _csv_cell(value: Value | None) -> str:
-    if value is None:
-        return ""
-    return str(int(value)) if isinstance(value, bool) else str(value)
+def _csv_row(record: Mapping[str, Value | None]) -> str:
+    def cell(value: Value | None) -> str:
+        if value is None:  # it was not finite when it was written
+            return "nan"
+        return str(int(value)) if isinstance(value, bool) else str(value)
+
+    return ",".join(cell(record.get(key, "")) for key in EVAL_COLUMNS)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from difftori.checkpoints.folder import read_config
-from difftori.checkpoints.lock import holder_of, lives
+from difftori.checkpoints.lock import holder_of
 from difftori.config import ConfigError
 from difftori.monitoring.status import FILE_NAME, QUEUED_FILE, read_status
 from difftori.report.folders import KEY, last_record, latest_records, walk_runs
@@ -132,7 +132,7 @@ def _state(
     if (
         queued
         and not queued.get("slurm_job")
-        and (queued.get("host") != here or lives(dict(queued)))
+        and (queued.get("host") != here or Path("/proc", str(queued.get("pid"))).exists())
     ):
         return "waiting", f"in the queue of process {queued.get('pid')}"
     return state, reason

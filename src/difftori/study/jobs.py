@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from difftori.checkpoints.files import write_bytes
 from difftori.checkpoints.folder import read_config
-from difftori.checkpoints.lock import process_ticks
 from difftori.config import Config, ConfigError, from_hydra
 from difftori.monitoring.status import QUEUED_FILE, clear_queued, read_status
 
@@ -90,7 +89,6 @@ def mark_queued(job: Job, slurm_job: str | None = None) -> None:
     note = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "ticks": process_ticks(os.getpid()),
         "slurm_job": slurm_job,
         "train_steps": job.config.run.train_steps,
     }

@@ -1,6 +1,7 @@
 """Acting in the training environment, one step at a time."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,47 +22,36 @@ class EpisodeFailedError(RuntimeError):
     """The environment raised, or gave a value that is not finite."""
 
 
+@dataclass
 class Collector:
     """Owns the training environment and the episode that is open in it.
 
-    It asks the mode's way of using the plan's gradient at its three points.
+    It asks the mode's way of using the plan's gradient at its three points. The run stops after
+    ``max_nonfinite`` plans, or ``max_failed_episodes`` episodes, in a row.
     """
 
-    def __init__(
-        self,
-        actor: Actor,
-        model: WorldModel,
-        plan_gradient: PlanGradientWay,
-        *,
-        env: ControlEnv,
-        make_env: Callable[[], ControlEnv],
-        averages: Averages,
-        generator: torch.Generator,
-        seed: int,
-        seed_steps: int,
-        max_nonfinite: int,
-        max_failed_episodes: int,
-    ) -> None:
-        """``averages`` takes what is worth logging of each plan; ``seed`` is the run's.
+    actor: Actor
+    model: WorldModel
+    plan_gradient: PlanGradientWay
+    env: ControlEnv | None
+    """None after a failure, until the next episode begins"""
+    make_env: Callable[[], ControlEnv]
+    averages: Averages
+    """takes what is worth logging of each plan"""
+    generator: torch.Generator
+    seed: int
+    """the run's"""
+    seed_steps: int
+    max_nonfinite: int
+    max_failed_episodes: int
+    open: OpenEpisode | None = None
 
-        The run stops after ``max_nonfinite`` plans, or ``max_failed_episodes`` episodes, in a row.
-        """
-        self._actor = actor
-        self._model = model
-        self._plan_gradient = plan_gradient
-        self._env = env
-        self._make_env = make_env
-        self._averages = averages
-        self._generator = generator
-        self._seed = seed
-        self._seed_steps = seed_steps
-        self._max_failed_episodes = max_failed_episodes
-        self.nonfinite_plans = NonFiniteCounter("the plan", max_nonfinite)
-        self.open: OpenEpisode | None = None
+    def __post_init__(self) -> None:
+        self.nonfinite_plans = NonFiniteCounter("the plan", self.max_nonfinite)
 
     def is_planned(self, episode_start_step: int) -> bool:
         """Whether an episode that begins at this agent step is planned or random."""
-        return episode_start_step >= self._seed_steps
+        return episode_start_step >= self.seed_steps
 
     def step(self, counters: Counters) -> OpenEpisode | None:
         """One agent step, in a new episode if none is open; the episode if it is over.
@@ -74,14 +64,15 @@ class Collector:
             counters.episode_start_step = counters.agent_step
             counters.episode_start_env_step = counters.env_step
             path = ("episode", counters.episode, counters.dropped_in_a_row)
-            seed = derive_seed(self._seed, *path)
+            seed = derive_seed(self.seed, *path)
             self.open = OpenEpisode(seed=seed, obs=[self._reset(seed)])
         episode = self.open
-        obs = torch.from_numpy(episode.obs[-1]).to(self._model.device).unsqueeze(0)
+        assert self.env is not None, "an episode is open without an environment"
+        obs = torch.from_numpy(episode.obs[-1]).to(self.model.device).unsqueeze(0)
         plan = self._plan(obs, episode, counters)
         action = plan.action[0].cpu().numpy()
         try:
-            next_obs, reward, terminated, truncated, info = self._env.step(action)
+            next_obs, reward, terminated, truncated, info = self.env.step(action)
         except Exception as error:  # a simulator may raise anything
             raise EpisodeFailedError(f"the environment's step raised {error!r}") from error
         if not np.isfinite(reward):
@@ -99,39 +90,32 @@ class Collector:
         counters.env_step += info["env_steps"]
         start = counters.episode_start_step
         if self.is_planned(start):
-            self._averages.add(
-                self._plan_gradient.after_step(counters.agent_step, start, counters.update_step)
+            self.averages.add(
+                self.plan_gradient.after_step(counters.agent_step, start, counters.update_step)
             )
         if not (terminated or truncated):
             return None
         self.open = None
-        self._averages.add(self._plan_gradient.after_episode(counters.agent_step))
+        self.averages.add(self.plan_gradient.after_episode(counters.agent_step))
         return episode
 
     def drop(self, counters: Counters, error: EpisodeFailedError) -> None:
-        """Forget the open episode and make the environment anew.
+        """Forget the open episode and the environment.
 
-        The next attempt has another seed. Raises EpisodeFailedError after
-        ``max_failed_episodes`` failures in a row; an environment that cannot be made is one more.
+        The next attempt has another seed, and an environment that is made anew. Raises
+        EpisodeFailedError after ``max_failed_episodes`` failures in a row.
         """
         counters.agent_step = counters.episode_start_step
         counters.env_step = counters.episode_start_env_step
         counters.episodes_dropped += 1
+        counters.dropped_in_a_row += 1
         self.open = None
-        self._plan_gradient.discard()
-        close_quietly(self._env)
-        while True:
-            counters.dropped_in_a_row += 1
-            if counters.dropped_in_a_row >= self._max_failed_episodes:
-                number = counters.dropped_in_a_row
-                raise EpisodeFailedError(
-                    f"{number} episodes in a row failed, the last because {error}"
-                ) from error
-            try:
-                self._env = self._make_env()
-                return
-            except Exception as failure:  # a simulator may raise anything
-                error = EpisodeFailedError(f"the environment cannot be made: {failure!r}")
+        self.plan_gradient.discard()
+        self.close()
+        if counters.dropped_in_a_row >= self.max_failed_episodes:
+            raise EpisodeFailedError(
+                f"{counters.dropped_in_a_row} episodes in a row failed, the last because {error}"
+            ) from error
 
     def replay_open_episode(self) -> bool:
         """Bring the environment to where the open episode was, by taking its actions again.
@@ -142,12 +126,15 @@ class Collector:
         if episode is None:
             return True
         obs = [self._reset(episode.seed)]
+        assert self.env is not None
         for action in episode.action:
-            obs.append(self._env.step(action)[0])
+            obs.append(self.env.step(action)[0])
         return np.array_equal(np.stack(obs), np.stack(episode.obs))
 
     def close(self) -> None:
-        self._env.close()
+        if self.env is not None:
+            close_quietly(self.env)
+        self.env = None
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -159,36 +146,37 @@ class Collector:
         """Take the state; the environment follows with ``replay_open_episode``."""
         self.nonfinite_plans.load_state_dict(state["nonfinite_plans"])
         episode = state["open_episode"]
-        self.open = None if episode is None else OpenEpisode.from_state(episode, self._model.device)
+        self.open = None if episode is None else OpenEpisode.from_state(episode, self.model.device)
 
     def _reset(self, seed: int) -> np.ndarray:
         try:
-            obs, _ = self._env.reset(seed=seed)
+            self.env = self.env or self.make_env()
+            obs, _ = self.env.reset(seed=seed)
         except Exception as error:  # a simulator may raise anything
-            raise EpisodeFailedError(f"the environment's reset raised {error!r}") from error
+            raise EpisodeFailedError(f"the environment cannot be reset: {error!r}") from error
         return _finite_obs(obs)
 
     def _plan(self, obs: torch.Tensor, episode: OpenEpisode, counters: Counters) -> Plan:
         """Choose an action, and learn from how it was chosen where the mode does."""
-        generators = [self._generator]
+        generators = [self.generator]
         if not self.is_planned(counters.episode_start_step):
-            return self._actor.act_randomly(generators)
-        plan = self._actor.act(
+            return self.actor.act_randomly(generators)
+        plan = self.actor.act(
             obs,
             episode_start_step=counters.episode_start_step,
             update_step=counters.update_step,
             carry=episode.carry,
             explore=True,
             generators=generators,
-            differentiate=self._plan_gradient.differentiates,
+            differentiate=self.plan_gradient.differentiates,
         )
         finite = plan.finite is None or bool(plan.finite.all())
         if not finite:
-            check_weights(self._model)
+            check_weights(self.model)
         self.nonfinite_plans.seen(finite=finite)
         if finite:
-            self._averages.add(plan.stats)
-            self._averages.add(self._plan_gradient.after_plan(obs, plan, counters.agent_step))
+            self.averages.add(plan.stats)
+            self.averages.add(self.plan_gradient.after_plan(obs, plan, counters.agent_step))
         return plan
 
 

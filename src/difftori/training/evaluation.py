@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class Evaluation:
 
 @dataclass
 class _Row:
+    """One of the episodes; a failing environment ends its own episode only."""
+
     env: ControlEnv
     obs: np.ndarray
     reward: float = 0.0
@@ -68,6 +70,37 @@ class _Row:
     success_any: float | None = None
     done: bool = False
     error: str | None = None
+
+    @classmethod
+    def start(cls, env: ControlEnv, seed: int) -> "_Row":
+        """Begin an episode; one that cannot be begun is over."""
+        row = cls(env, np.zeros(env.observation_space.shape or (), env.observation_space.dtype))
+        try:
+            row.obs, _ = env.reset(seed=seed)
+        except Exception as error:  # a simulator may raise anything, and training must go on
+            row.fail(repr(error))
+        return row
+
+    def fail(self, error: str) -> None:
+        self.error, self.reward, self.done = error, float("nan"), True
+
+    def advance(self, action: np.ndarray) -> None:
+        if self.done:
+            return
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:  # a simulator may raise anything, and training must go on
+            self.fail(repr(error))
+            return
+        if not np.isfinite(obs).all():
+            self.fail("a non-finite observation")
+            return
+        self.obs = obs
+        self.reward += float(reward)
+        self.done = terminated or truncated
+        if "success" in info:
+            self.success = float(info["success"])
+            self.success_any = float(info["success_any"])
 
 
 def evaluate(
@@ -94,7 +127,7 @@ def evaluate(
         score_means: ask the sampling planner for the returns of its mean too.
         on_step: called after each step with the number of steps done.
     """
-    rows = [_start(env, seed) for env, seed in zip(envs, seeds, strict=True)]
+    rows = [_Row.start(env, seed) for env, seed in zip(envs, seeds, strict=True)]
     generators = [generator(device, seed, "evaluation") for seed in seeds]
     carry = None
     step = 0
@@ -120,7 +153,7 @@ def evaluate(
         if watched:
             show(plan)
         for row, action in zip(rows, plan.action.cpu().numpy(), strict=True):
-            _advance(row, action)
+            row.advance(action)
         step += 1
         if watched and rows[0].done and rows[0].error is None:
             show(None)
@@ -134,66 +167,24 @@ def evaluate(
     )
 
 
-def _start(env: ControlEnv, seed: int) -> _Row:
-    """Begin an episode; one that cannot be begun is over."""
-    try:
-        obs, _ = env.reset(seed=seed)
-    except Exception as error:  # a simulator may raise anything, and training must go on
-        empty = np.zeros(env.observation_space.shape or (), env.observation_space.dtype)
-        return _Row(env, empty, reward=float("nan"), done=True, error=repr(error))
-    return _Row(env, obs)
-
-
-def _advance(row: _Row, action: np.ndarray) -> None:
-    """One step of one episode; a failing environment ends its own episode only."""
-    if row.done:
-        return
-    try:
-        obs, reward, terminated, truncated, info = row.env.step(action)
-    except Exception as error:  # a simulator may raise anything, and training must go on
-        row.error, row.reward, row.done = repr(error), float("nan"), True
-        return
-    row.reward += float(reward)
-    row.done = terminated or truncated
-    if "success" in info:
-        row.success = float(info["success"])
-        row.success_any = float(info["success_any"])
-    if np.isfinite(obs).all():
-        row.obs = obs
-    else:
-        row.error, row.reward, row.done = "a non-finite observation", float("nan"), True
-
-
+@dataclass
 class Evaluator:
     """Scores the agent in training: whenever ``eval_freq`` more environment steps were taken.
 
     It has environments and seeds of its own, so training does not depend on it.
     """
 
-    def __init__(
-        self,
-        actor: Actor,
-        spec: EnvSpec,
-        config: EvaluationConfig,
-        *,
-        make_env: Callable[[], ControlEnv],
-        device: torch.device,
-        seed: int,
-        folder: Path,
-        metrics: Metrics,
-        console: Console,
-    ) -> None:
-        """``folder`` is the run's, ``seed`` too."""
-        self._actor = actor
-        self._spec = spec
-        self._config = config
-        self._make_env = make_env
-        self._device = device
-        self._seed = seed
-        self._folder = folder
-        self._metrics = metrics
-        self._console = console
-        self._envs: list[ControlEnv] = []
+    actor: Actor
+    spec: EnvSpec
+    config: EvaluationConfig
+    make_env: Callable[[], ControlEnv]
+    device: torch.device
+    seed: int
+    """the run's, as the folder is"""
+    folder: Path
+    metrics: Metrics
+    console: Console
+    envs: list[ControlEnv] = field(default_factory=list)
 
     def run_if_due(
         self,
@@ -208,13 +199,13 @@ class Evaluator:
         then done again, equally, when the run is resumed.
         """
         env_step = counters.env_step
-        passed = env_step // self._config.eval_freq
+        passed = env_step // self.config.eval_freq
         if passed <= counters.evaluated_through:
             return False
-        self._console.phase("evaluating", self._spec.episode_length)
+        self.console.phase("evaluating", self.spec.episode_length)
 
         def on_step(step: int) -> None:
-            self._console.phase_step(step)
+            self.console.phase_step(step)
             safe_point()
 
         frames: list[np.ndarray] = []
@@ -232,7 +223,7 @@ class Evaluator:
             record["episode_success"] = float(np.mean(result.successes))
             record["episode_success_any"] = float(np.mean(result.successes_any))
         record["elapsed_seconds"] = elapsed_seconds()
-        self._metrics.log(record, "eval")
+        self.metrics.log(record, "eval")
         if frames:
             self._save_video(frames, env_step)
         best = counters.best_reward is None or result.mean_reward > counters.best_reward
@@ -248,44 +239,44 @@ class Evaluator:
 
         Environments that failed are made anew for the next evaluation.
         """
-        count = self._config.eval_episodes
+        count = self.config.eval_episodes
         try:
-            while len(self._envs) < count:
-                self._envs.append(self._make_env())
+            while len(self.envs) < count:
+                self.envs.append(self.make_env())
         except Exception as error:  # a simulator may raise anything, and training must go on
             logger.warning(f"this evaluation is left out: no environment for it: {error!r}")
             return None
         path = ("evaluation", counters.episode)
         result = evaluate(
-            self._actor,
-            self._envs,
-            seeds=[derive_seed(self._seed, *path, i) for i in range(count)],
+            self.actor,
+            self.envs,
+            seeds=[derive_seed(self.seed, *path, i) for i in range(count)],
             agent_step=counters.agent_step,
             update_step=counters.update_step,
-            device=self._device,
-            watch=(lambda moment: frames.append(moment.frame)) if self._config.save_video else None,
+            device=self.device,
+            watch=(lambda moment: frames.append(moment.frame)) if self.config.save_video else None,
             on_step=on_step,
         )
         for reason in result.errors:
             logger.warning(f"an episode of the evaluation failed: {reason}")
-        for env, reward in zip(list(self._envs), result.rewards, strict=True):
+        for env, reward in zip(list(self.envs), result.rewards, strict=True):
             if np.isnan(reward):
-                self._envs.remove(env)
+                self.envs.remove(env)
                 close_quietly(env)
         return result
 
     def _save_video(self, frames: Sequence[np.ndarray], env_step: int) -> None:
-        path = eval_video_path(self._folder, env_step)
+        path = eval_video_path(self.folder, env_step)
         try:
             path.parent.mkdir(exist_ok=True)
             write_mp4(path, frames, fps=FILM_FPS)
         except OSError as error:
             logger.warning(f"the video was not written: {error}")
             return
-        self._metrics.video(path, env_step)
+        self.metrics.video(path, env_step)
 
     def close(self) -> None:
-        for env in self._envs:
+        for env in self.envs:
             close_quietly(env)
 
 

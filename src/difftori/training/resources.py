@@ -1,7 +1,7 @@
 """What a run will take of the machine, said before anything slow, and refused if it cannot fit."""
 
 import logging
-import os
+import re
 from pathlib import Path
 
 import torch
@@ -30,9 +30,7 @@ def announce(
         ConfigError: the buffer would outgrow the machine's memory before the run ends.
     """
     run = config.run
-    where = f"{device}" + (
-        f" ({_count(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else ""
-    )
+    where = f"{device}, threads {torch.get_num_threads()}" if device.type == "cpu" else str(device)
     steps = stored_steps(config, spec)
     capacity = config.replay.max_buffer_size
     need = buffer_bytes(config, spec)
@@ -50,14 +48,6 @@ def announce(
         f"on disk, with three checkpoints: up to {format_bytes(disk)}"
     )
     logger.info(f"run folder: {run.folder}")
-    if device.type == "cpu" and torch.cuda.is_available():
-        logger.info("a GPU stands idle: device=cpu computes on the CPU; device=cuda uses the GPU")
-    if run.train_steps % config.evaluation.eval_freq:
-        last = run.train_steps // config.evaluation.eval_freq * config.evaluation.eval_freq
-        logger.info(
-            f"the last evaluation is at about env step {last:,}: train_steps={run.train_steps} is "
-            f"no multiple of eval_freq={config.evaluation.eval_freq}"
-        )
     fitting = capacity // spec.episode_length * (spec.episode_length - config.replay.horizon)
     if fitting < config.learner.batch_size:
         raise ConfigError(
@@ -94,16 +84,11 @@ def checkpoint_bytes(model: WorldModel) -> int:
 def available_memory() -> int | None:
     """Bytes of memory that can be had without swapping; None where the system does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        text = Path("/proc/meminfo").read_text()
     except OSError:
-        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-        return pages * size if pages > 0 else None
-    fields = dict(line.split(":") for line in lines)
-    return int(fields["MemAvailable"].split()[0]) * 1024
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+        return None
+    found = re.search(r"MemAvailable: *(\d+) kB", text)
+    return int(found[1]) * 1024 if found else None
 
 
 def format_bytes(count: float) -> str:

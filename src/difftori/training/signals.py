@@ -1,7 +1,6 @@
 """Being asked to stop: finish the step in hand, save, and say that the run can be resumed."""
 
 import signal
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -43,26 +42,16 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def previous_handler(self) -> Callable[[], None] | None:
-        """What a launcher had installed for the signal that came, if it had: call it last.
+    def call_previous_handlers(self) -> None:
+        """What a launcher had installed for the signals that came; call it last.
 
-        Cluster launchers requeue the job in theirs.
+        A cluster sends several signals for one event, in any order; launchers requeue the job at
+        one of them.
         """
-        found = [(number, self._before.get(number)) for number in dict.fromkeys(self._came)]
-        handlers = [
-            (number, handler)
-            for number, handler in found
-            if callable(handler) and handler is not signal.default_int_handler
-        ]
-        if not handlers:
-            return None
-
-        def call_all() -> None:
-            # a cluster sends several for one event, in any order, and requeues at one of them
-            for number, handler in handlers:
+        for number in dict.fromkeys(self._came):
+            handler = self._before[number]
+            if callable(handler) and handler is not signal.default_int_handler:
                 handler(number, None)
-
-        return call_all
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested is not None:

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 
 from difftori.checkpoints.checkpoint import Checkpointer
 from difftori.checkpoints.files import write_bytes
-from difftori.checkpoints.folder import delete, put_aside, put_back
-from difftori.checkpoints.lock import RunLock, RunLockedError
+from difftori.checkpoints.folder import empty, plan_for, refuse_to_touch
+from difftori.checkpoints.lock import RunLockedError, run_lock
 from difftori.checkpoints.published_weights import load_published
 from difftori.checkpoints.tree_file import CheckpointError
 from difftori.compiling.compiler import Compiler
@@ -28,7 +28,7 @@ from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
 from difftori.monitoring.provenance import record_session
 from difftori.monitoring.status import State, clear_queued, describe, write_status
-from difftori.monitoring.trackers import run_name, start_trackers
+from difftori.monitoring.trackers import start_trackers
 from difftori.planning.actor import Actor
 from difftori.replay import ReplayBuffer
 from difftori.training.allocator import keep_freed_memory
@@ -61,17 +61,15 @@ def train(cfg: DictConfig) -> int:
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(RunLock(folder))
-            aside = put_aside(config.run)
+            stack.enter_context(run_lock(folder))
+            refuse_to_touch(config.run)
         except RunLockedError as error:
             raise ConfigError(str(error)) from error
         except OSError as error:
             raise ConfigError(f"the run folder {folder} cannot be used: {error}") from error
         with StopSignals() as signals, Console() as console:
-            code = _run(config, aside, console, signals)
-    chained = signals.previous_handler()
-    if chained is not None:
-        chained()
+            code = _run(config, console, signals)
+    signals.call_previous_handlers()
     return code
 
 
@@ -86,11 +84,9 @@ def _prepare_process(config: Config) -> None:
             prepare_rendering()
         except RuntimeError as error:
             raise ConfigError(str(error)) from error
-    if config.run.start_from is not None and not config.run.start_from.is_file():
-        raise ConfigError(f"start_from={config.run.start_from} is not a file")
 
 
-def _run(config: Config, aside: Path | None, console: Console, signals: StopSignals) -> int:
+def _run(config: Config, console: Console, signals: StopSignals) -> int:
     """Build, restore, train; whatever happens, the folder's status says how it ended."""
     folder = config.run.folder
     metrics = Metrics(folder)
@@ -99,14 +95,7 @@ def _run(config: Config, aside: Path | None, console: Console, signals: StopSign
     state: State = "failed"
     reason = ""
     try:
-        try:
-            trainer = build_trainer(config, metrics, console, signals)
-        except BaseException:
-            if aside is not None:
-                put_back(folder, aside)
-            raise
-        if aside is not None:
-            delete(aside)
+        trainer = build_trainer(config, metrics, console, signals)
         settings = yaml.safe_dump(config.flat(), sort_keys=False)
         _write_or_warn(folder / "config.yaml", settings.encode())
         env_step = trainer.counters.env_step
@@ -138,8 +127,6 @@ def _run(config: Config, aside: Path | None, console: Console, signals: StopSign
             write_status(folder, state, reason=reason, env_step=step)
         if trainer is not None:
             trainer.close()
-            if trainer.counters.best_reward is not None:
-                metrics.summary({"eval/best_episode_reward": trainer.counters.best_reward})
         metrics.close(code)
     return code
 
@@ -259,13 +246,19 @@ def _first_env(config: Config) -> tuple[ControlEnv, EnvSpec]:
 
 
 def _restore(trainer: Trainer) -> None:
-    """From the run's own latest checkpoint, else from ``start_from``, else from nothing."""
+    """From the run's own latest checkpoint, else from ``start_from``, else from nothing.
+
+    A run that is to be overwritten is deleted.
+    """
     run = trainer.config.run
-    tree = trainer.checkpointer.latest()
+    overwrites = plan_for(run) == "overwrite"
+    tree = None if overwrites else trainer.checkpointer.latest()
     if tree is None:
-        trainer.metrics.load_state_dict({"metrics_records": 0, "eval_records": 0})
         if run.start_from is not None:
             load_published(run.start_from, trainer.model, trainer.learner)
+        if overwrites:  # not before everything has been built
+            empty(run.folder)
+        trainer.metrics.truncate(0)
         return
     trainer.checkpointer.load_buffer(tree, trainer.buffer)
     trainer.load_state_dict(tree)
@@ -288,7 +281,7 @@ def _save_model(trainer: Trainer, config: Config, metrics: Metrics) -> bool:
     if not _write_or_warn(path, buffer.getvalue()):
         return False
     if config.wandb.wandb_artifact:
-        metrics.artifact(path, f"model-{run_name(config)}")
+        metrics.artifact(path)
     return True
 
 

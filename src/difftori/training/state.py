@@ -109,7 +109,7 @@ class OpenEpisode:
             terminated=state["terminated"].tolist(),
             carry=None if carry is None else carry.to(device),
             success=state["success"],
-            success_any=state.get("success_any"),  # absent in older checkpoints
+            success_any=state["success_any"],
         )
 
 

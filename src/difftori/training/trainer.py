@@ -120,16 +120,14 @@ class Trainer:
                 collector.drop(counters, error)
                 episode = None
             self.console.phase_step(counters.agent_step - counters.episode_start_step)
-            self.console.advance(self._env_step)
             if episode is not None:
+                self.console.advance(self._env_step)
                 self._keep(episode)
             self._safe_point()
 
     def _keep(self, episode: OpenEpisode) -> None:
         counters = self.counters
-        finished = episode.finish()
-        self.buffer.add(finished)
-        self.checkpointer.append(finished, counters.episode)
+        self.buffer.add(episode.finish())
         self._last_episode = episode.outcome()
         counters.episode += 1
         counters.dropped_in_a_row = 0
@@ -221,7 +219,7 @@ class Trainer:
             "collector": self.collector.state_dict(),
             "last_episode": dict(self._last_episode),
             "averages": self.averages.state_dict(),
-            "metrics": self.metrics.state_dict(),
+            "metrics": {"metrics_records": self.metrics.records},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -238,7 +236,7 @@ class Trainer:
         self.collector.load_state_dict(state["collector"])
         self._last_episode = dict(state["last_episode"])
         self.averages.load_state_dict(state["averages"], self.model.device)
-        self.metrics.load_state_dict(state["metrics"])
+        self.metrics.truncate(state["metrics"]["metrics_records"])
         self._earlier_seconds = float(
             self.metrics.last_record_value("train", "elapsed_seconds") or 0.0
         )
