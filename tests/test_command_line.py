@@ -43,19 +43,12 @@ def test_a_run_is_trained_scored_and_filmed(tmp_path: Path) -> None:
     ("arguments", "wanted"),
     [
         (["task=cup-cach"], "cup-catch"),
-        (["mode=backplan"], "back_plan_per_step"),
-        (["modality=pixel"], "pixels"),
-        (["preset=quik"], "quick"),
         (["horizonn=3"], "did you mean horizon"),
-        (["horizon"], "expected KEY=VALUE"),
         (["~lr"], "expected KEY=VALUE"),
-        (["+foo=1"], "unknown key 'foo'"),
-        (["std_schedule=exp(1)"], "linear(START, END, STEPS)"),
         (["lr=abc"], "lr=abc"),
         (["seed=1,2"], "many runs need -m"),
-        (["-m", "hydra/launcher=joblib"], "choose from local, slurm"),
         (["modality=pixels", "camera=5"], "this task has cameras 0 to"),
-        (["max_buffer_size=1000000000000"], "the replay buffer needs"),
+        (["-m", "hydra/launcher=joblib"], "choose from local, slurm"),
     ],
 )
 def test_a_wrong_word_is_refused_before_anything_starts(
@@ -74,9 +67,7 @@ def test_a_wrong_word_is_refused_before_anything_starts(
         (["mode=default", "plan_gradient=episode"], "needs planner=trajectory"),
         (["max_buffer_size=20", "batch_size=16"], "max_buffer_size=20 is too small"),
         (["horizon=40"], "horizon=40 needs episodes longer"),
-        (["horizon=0"], "horizon=0"),
-        (["damping=-1"], "damping=-1"),
-        (["train_steps=-5"], "train_steps=-5"),
+        (["max_buffer_size=1000000000000"], "the replay buffer needs"),
         (["device=cuda:7"], "CUDA devices"),
         (["start_from=nowhere.pt"], "nowhere.pt is not a file"),
     ],
@@ -102,12 +93,6 @@ def test_a_study_does_only_what_is_missing(tmp_path: Path) -> None:
     refused = run("train.py", *words, "lr=1e-3,1e-4")
     assert refused.returncode == 2
     assert "exp_name=lr-${lr}" in refused.stderr
-
-
-def test_help_names_the_choices() -> None:
-    done = run("train.py", "--help")
-    assert done.returncode == 0
-    assert "back_plan_per_step" in done.stdout
 
 
 def test_scoring_what_is_not_there(tmp_path: Path) -> None:

@@ -78,13 +78,8 @@ def test_an_early_end_is_terminated_not_truncated_and_stops_the_repeat() -> None
     env = ControlEnv(Scripted(script), action_repeat=3, pixels=False)
     env.reset(seed=0)
     obs, reward, terminated, truncated, info = env.step(ZERO)
-    assert (obs[0], reward, terminated, truncated, info) == (
-        2.0,
-        2.0,
-        True,
-        False,
-        {"env_steps": 2},
-    )
+    assert (obs[0], reward, terminated, truncated) == (2.0, 2.0, True, False)
+    assert info == {"env_steps": 2}
 
 
 def test_success_is_told_now_and_at_any_environment_step_so_far() -> None:
@@ -95,26 +90,6 @@ def test_success_is_told_now_and_at_any_environment_step_so_far() -> None:
         infos = [env.step(ZERO)[4] for _ in range(3)]
         assert [info["success"] for info in infos] == [False, False, True]
         assert [info["success_any"] for info in infos] == [False, True, True]
-
-
-def test_a_suite_that_knows_no_success_reports_none() -> None:
-    env = scripted([0.0], repeat=1)
-    env.reset(seed=0)
-    assert env.step(ZERO)[4].keys() == {"env_steps"}
-
-
-def test_values_that_are_not_finite_pass_unchanged() -> None:
-    env = scripted([float("nan"), float("inf")], repeat=1)
-    env.reset(seed=0)
-    assert np.isnan(env.step(ZERO)[1])
-    assert env.step(ZERO)[1] == np.inf
-
-
-def test_an_action_of_the_wrong_shape_is_refused() -> None:
-    env = scripted([1.0], repeat=1)
-    env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"\(1,\), got \(2,\)"):
-        env.step(np.zeros(2, np.float32))
 
 
 def test_frames_are_stacked_oldest_first_and_the_first_fills_the_stack() -> None:
@@ -178,14 +153,6 @@ def test_the_integrator_agrees_with_its_spec(modality: str, repeat: int) -> None
         seen += 1
     assert seen == spec.episode_length + 1
     assert env.render(32, 48).shape == (32, 48, 3)
-
-
-def test_the_integrators_picture_shows_where_the_point_is() -> None:
-    env, _ = make_env(integrator(), "pixels")
-    x, _ = make_env(integrator(), "state")[0].reset(seed=5)
-    rows, columns = np.nonzero(env.reset(seed=5)[0][-1] == 255)
-    assert columns.mean() == pytest.approx((0.5 + x[0] / 4) * 83, abs=1)
-    assert rows.mean() == pytest.approx((0.5 - x[1] / 4) * 83, abs=1)
 
 
 def test_wrong_names_list_the_choices() -> None:

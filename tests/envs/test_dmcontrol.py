@@ -10,7 +10,18 @@ with without_rendering():
     from dm_control import suite
     from dm_control.rl.control import PhysicsError
 
-TASKS = [names for names in suite.ALL_TASKS if names[0] != "lqr"]
+# the domains with random targets, joints and starts, each in one task
+TASKS = [
+    *(("acrobot", "swingup"), ("ball_in_cup", "catch"), ("cheetah", "run"), ("dog", "fetch")),
+    *(
+        ("finger", "turn_hard"),
+        ("fish", "swim"),
+        ("humanoid", "walk"),
+        ("manipulator", "bring_ball"),
+    ),
+    *(("point_mass", "hard"), ("quadruped", "escape"), ("reacher", "hard"), ("stacker", "stack_2")),
+    *(("swimmer", "swimmer6"), ("walker", "run")),
+]
 
 
 def task(domain: str, name: str, repeat: int = 2) -> TaskSpec:
@@ -54,7 +65,7 @@ def test_a_seed_decides_the_whole_episode(domain: str, name: str) -> None:
 @pytest.mark.usefixtures("rendering")
 @pytest.mark.parametrize(
     ("domain", "name"),
-    [("reacher", "hard"), ("finger", "turn_easy"), ("quadruped", "escape"), ("cheetah", "run")],
+    [("finger", "turn_easy"), ("quadruped", "escape")],
 )
 def test_a_seed_decides_every_pixel(domain: str, name: str) -> None:
     env, spec = make_env(task(domain, name), "pixels")
@@ -70,7 +81,6 @@ def test_a_seed_decides_every_pixel(domain: str, name: str) -> None:
     ("domain", "name", "repeat", "length"),
     [
         ("cartpole", "swingup_sparse", 8, 125),
-        ("pendulum", "swingup", 4, 250),
         ("ball_in_cup", "catch", 3, 334),  # 1000 steps: the last action is held once
     ],
 )
@@ -139,31 +149,10 @@ def test_unknown_and_endless_tasks_are_refused() -> None:
         make_env(task("lqr", "lqr_2_1"), "state")
 
 
-def test_nothing_is_rendered_from_state() -> None:
-    env, _ = make_env(task("quadruped", "escape"), "state")
-    play(env, 0, np.zeros((1, 12), np.float32))
-    assert env.simulator._env.physics._contexts is None
-    env.close()
-    env.close()
-
-
 @pytest.mark.usefixtures("rendering")
 @pytest.mark.parametrize("modality", ["state", "pixels"])
-def test_videos_can_be_rendered_in_both_modalities(modality: str) -> None:
-    env, _ = make_env(task("quadruped", "escape"), modality)
-    env.reset(seed=0)
-    image = env.render(height=120, width=160)
-    env.reset(seed=1)
-    other = env.render(height=120, width=160)
-    assert image.shape == (120, 160, 3)
-    assert image.dtype == np.uint8
-    assert not np.array_equal(image, other), "the picture does not follow the episode"
-    env.close()
-
-
-@pytest.mark.parametrize("pixels", [False, True])
-def test_a_picture_may_be_larger_than_the_models_framebuffer(pixels: bool) -> None:
-    env, _ = make_env(task("cartpole", "swingup", repeat=8), "pixels" if pixels else "state")
+def test_a_picture_may_be_larger_than_the_models_framebuffer(modality: str) -> None:
+    env, _ = make_env(task("cartpole", "swingup", repeat=8), modality)
     before, _ = env.reset(seed=0)
     assert env.render(720, 700).shape == (720, 700, 3)
     again, _ = env.reset(seed=0)

@@ -90,18 +90,6 @@ def test_a_choice_that_comes_too_late_is_an_error(
     assert headless == []
 
 
-def test_the_probe_sees_a_backend_that_does_not_exist() -> None:
-    assert not backends._renders("no-such-backend")
-
-
-def test_rendering_that_was_switched_off_is_an_error(
-    headless: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MUJOCO_GL", "disabled")
-    with pytest.raises(RuntimeError, match="MUJOCO_GL=disabled"):
-        backends.prepare_rendering()
-
-
 def test_state_needs_no_display_and_says_nothing() -> None:
     result = run(
         """

@@ -115,7 +115,3 @@ def test_a_metaworld_file_says_what_was_published_and_the_defaults(name: str) ->
     assert FILES[name].read_text().startswith("# @package _global_\n")
     assert config.task == name
     assert {k: v for k, v in config.items() if k not in ("task", "domain_task")} == METAWORLD
-
-
-def test_no_task_belongs_to_another_suite() -> None:
-    assert {config.suite for config in CONFIGS.values()} == {"dmcontrol", "metaworld"}
