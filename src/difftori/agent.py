@@ -14,7 +14,7 @@ from difftori.checkpoints.published_weights import read_weights
 from difftori.checkpoints.tree_file import CheckpointError, load_tree
 from difftori.config import Config, ConfigError, from_flat, one_line, resolve_device
 from difftori.envs import ControlEnv
-from difftori.envs.rendering import prepare_rendering
+from difftori.envs.rendering import prepare_suite_rendering
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
 from difftori.sections import Section
@@ -79,7 +79,7 @@ def load_agent(
         torch.set_num_threads(threads)
     if film or config.env.modality == "pixels":
         try:
-            prepare_rendering()
+            prepare_suite_rendering(config.env.suite)
         except RuntimeError as error:
             raise ConfigError(str(error)) from error
     weights, agent_step, update_step = _weights(run, checkpoint)

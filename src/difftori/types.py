@@ -32,6 +32,8 @@ class EnvSpec:
     """environment steps per agent step"""
     frame_stack: int = 1
     """frames in one observation; 1 from state"""
+    can_terminate: bool = False
+    """whether episodes may end by themselves, before their time is up"""
 
     @property
     def obs_dtype(self) -> torch.dtype:

@@ -19,6 +19,8 @@ class SimStep(NamedTuple):
     """the task ended here for a reason of its own, not because its time was up"""
     success: bool | None = None
     """whether the task counts as solved, in suites that say so"""
+    truncated: bool = False
+    """the episode was cut here by a limit of the simulator's own"""
 
 
 @runtime_checkable
@@ -34,6 +36,10 @@ class Simulator(Protocol):
     @property
     def max_steps(self) -> int:
         """Environment steps in a whole episode."""
+
+    @property
+    def can_terminate(self) -> bool:
+        """Whether episodes may end for reasons of their own, before their time is up."""
 
     def reset(self, seed: int) -> None:
         """Begin an episode that is a function of the seed alone, whatever ran before."""
@@ -146,7 +152,8 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
             reward += result.reward
             success = result.success
             self._succeeded |= bool(success)
-            self._steps_left = 0 if result.terminated else self._steps_left - 1
+            over = result.terminated or result.truncated
+            self._steps_left = 0 if over else self._steps_left - 1
             if self._steps_left == 0:
                 break
         truncated = self._steps_left == 0 and not result.terminated
@@ -155,6 +162,14 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
             info["success"] = success
             info["success_any"] = self._succeeded
         return self._observe(), reward, result.terminated, truncated, info
+
+    def examine(self) -> list[str]:
+        """Try an environment that nobody here knows; a line for each thing to be told of it.
+
+        Raises ValueError if it cannot work. Suites that are known say nothing.
+        """
+        examine = getattr(self.simulator, "examine", None)
+        return [] if examine is None else examine()
 
     @property
     def seconds_per_step(self) -> float | None:

@@ -53,6 +53,15 @@ def prepare_rendering() -> str:
     return chosen
 
 
+def prepare_suite_rendering(suite: str) -> None:
+    """``prepare_rendering``, for the suites that are known to render with MuJoCo.
+
+    Of Gymnasium's environments some draw without OpenGL: those that need it prepare it themselves.
+    """
+    if suite in ("dmcontrol", "metaworld"):
+        prepare_rendering()
+
+
 def check_rendering() -> None:
     """Raise a RuntimeError that names the remedy if rendering is switched off in this process."""
     _refuse_switched_off()

@@ -126,10 +126,12 @@ def evaluate(
             show(None)
         on_step(step)
     whole = [row for row in rows if row.error is None]
+    # an environment may speak of success only where there is one
+    judged = whole if any(row.success is not None for row in whole) else []
     return Evaluation(
         rewards=tuple(row.reward for row in rows),
-        successes=tuple(row.success for row in whole if row.success is not None),
-        successes_any=tuple(row.success_any for row in whole if row.success_any is not None),
+        successes=tuple(row.success or 0.0 for row in judged),
+        successes_any=tuple(row.success_any or 0.0 for row in judged),
         errors=tuple(row.error for row in rows if row.error is not None),
     )
 

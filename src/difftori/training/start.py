@@ -19,7 +19,7 @@ from difftori.checkpoints.tree_file import CheckpointError
 from difftori.compiling.compiler import Compiler
 from difftori.config import Config, ConfigError, from_hydra, resolve_device
 from difftori.envs import ControlEnv, env_from_config
-from difftori.envs.rendering import prepare_rendering
+from difftori.envs.rendering import prepare_suite_rendering
 from difftori.learning.finite import NotFiniteError
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient
@@ -83,7 +83,7 @@ def _prepare_process(config: Config) -> None:
     keep_freed_memory()
     if config.env.modality == "pixels" or config.evaluation.save_video:
         try:
-            prepare_rendering()
+            prepare_suite_rendering(config.env.suite)
         except RuntimeError as error:
             raise ConfigError(str(error)) from error
     if config.run.start_from is not None and not config.run.start_from.is_file():
@@ -240,6 +240,8 @@ def _first_env(config: Config) -> tuple[ControlEnv, EnvSpec]:
     """The training environment. Raises ConfigError for what it cannot do."""
     try:
         env, spec = env_from_config(config.env)
+        for remark in env.examine():
+            logger.warning(remark)
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(str(error)) from error
     if spec.episode_length <= config.learner.horizon:
@@ -247,9 +249,10 @@ def _first_env(config: Config) -> tuple[ControlEnv, EnvSpec]:
             f"horizon={config.learner.horizon} needs episodes longer than that; those of "
             f"{spec.task} have {spec.episode_length} agent steps"
         )
-    if spec.modality == "pixels":
+    if spec.modality == "pixels" or config.evaluation.save_video:
         try:
             env.reset(seed=0)
+            env.render(config.env.img_size, config.env.img_size)
         except Exception as error:  # the renderer may raise anything
             raise ConfigError(
                 f"camera={config.env.camera} img_size={config.env.img_size}: "
