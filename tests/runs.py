@@ -31,9 +31,9 @@ def records(folder: Path, category: str) -> list[dict[str, Any]]:
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
-    """Digests of everything that must repeat: checkpoints, replay data, weights and records."""
+    """Digests of everything that must repeat: checkpoints, episodes, weights and records."""
     files = sorted((folder / "checkpoints").glob("step_*"))[-1:]
-    files += sorted((folder / "checkpoints" / "replay").iterdir())
+    files += sorted((folder / "checkpoints" / "episodes").iterdir())
     files += sorted((folder / "models").glob("*")) + sorted(folder.glob("eval.csv"))
     digests = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from difftori.checkpoints.checkpoint import read_latest
+from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.published_weights import read_weights
 from difftori.checkpoints.tree_file import CheckpointError, load_tree
 from difftori.config import Config, ConfigError, from_flat, one_line, resolve_device
@@ -18,7 +19,6 @@ from difftori.envs.rendering import prepare_suite_rendering
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
 from difftori.sections import Section
-from difftori.training.start import read_config
 from difftori.types import EnvSpec
 
 FULLY_TRAINED_STEP = 10**9

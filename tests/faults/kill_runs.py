@@ -21,9 +21,9 @@ from processes import context, start, train
 
 from runs import fingerprint, run_folder
 
-KINDS = ("write", "append", "evaluation", "plan", "update", "elsewhere")
-"""where a kill can land: inside a checkpoint's write, an append to the replay data, ...; a write
-goes on beside the others, and counts as a write; a plan of an evaluation as an evaluation"""
+KINDS = ("checkpoint", "episode", "evaluation", "plan", "update", "elsewhere")
+"""where a kill can land: inside a checkpoint's write, an episode's, ...; a plan of an evaluation
+counts as an evaluation"""
 KILLS_OF_ONE_RUN = 12
 
 
@@ -80,8 +80,8 @@ def watched(
     watch: Watch, tell: Connection, aim: Aim | None, log_dir: Path, overrides: Sequence[str]
 ) -> int:
     """A child's whole run; it notes where it is, and tells when it is where the parent aims."""
-    from difftori.checkpoints import tree_file
-    from difftori.checkpoints.episodes import ReplayLog
+    from difftori.checkpoints.episodes import EpisodeFiles
+    from difftori.checkpoints.store import CheckpointStore
     from difftori.learning.learner import Learner
     from difftori.planning.actor import Actor
     from difftori.training import evaluation
@@ -103,8 +103,8 @@ def watched(
 
         setattr(owner, name, wrapper)
 
-    wrap(tree_file, "_put", "write")
-    wrap(ReplayLog, "append", "append")
+    wrap(CheckpointStore, "save", "checkpoint")
+    wrap(EpisodeFiles, "save", "episode")
     wrap(evaluation, "evaluate", "evaluation")
     wrap(Actor, "act", "plan")
     wrap(Learner, "update", "update")

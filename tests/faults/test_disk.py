@@ -76,10 +76,10 @@ def train_on_a_full_disk(folder: Path, full: int, free: int | None, killed: int 
 
 
 def assert_said_how_much_is_needed(err: str) -> None:
-    message = r"cannot write .*(?:step_\d+|best).safetensors: No space.* \(needs ([\d,]+) bytes"
+    message = r"cannot write .*.safetensors: No space.* \(needs ([\d,]+) bytes"
     found = re.findall(message, err)
     assert found, err
-    assert int(found[0].replace(",", "")) > 10_000
+    assert all(int(needed.replace(",", "")) > 500 for needed in found)
     assert "training goes on" in err
     assert "Traceback" not in err
 

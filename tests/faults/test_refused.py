@@ -8,6 +8,7 @@ import pytest
 from difftori.checkpoints import checkpoint
 from difftori.checkpoints.tree_file import load_tree, save_tree
 from difftori.config import ConfigError
+from difftori.training.start import FAILED_EXIT_CODE
 from runs import records, run_debug, run_folder
 
 ONE_EPISODE = "train_steps=128"
@@ -25,12 +26,8 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("change", "difference"),
     [
         ("task=cartpole-balance", r"task cartpole-swingup \(now cartpole-balance\)"),
-        ("mode=default", r"mode back_plan \(now default\)"),
-        ("modality=pixels", r"modality state \(now pixels\)"),
         ("seed=2", r"seed 1 \(now 2\)"),
         ("latent_dim=9", r"latent_dim 8 \(now 9\)"),
-        ("horizon=2", r"horizon 3 \(now 2\)"),
-        ("max_buffer_size=900", r"max_buffer_size 1000 \(now 900\)"),
         ("max_iterations=5", r"max_iterations 4 \(now 5\)"),
     ],
 )
@@ -51,18 +48,35 @@ def test_another_format_is_refused_by_its_number(
     tmp_path: Path, short_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log_dir = Path(shutil.copytree(short_run, tmp_path / "copy"))
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
-    with pytest.raises(ConfigError, match="the checkpoint has format 1, this version reads 2"):
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    with pytest.raises(ConfigError, match="the checkpoint has format 2, this version reads 3"):
         run_debug(log_dir)
 
 
-def test_replay_data_of_another_shape_is_refused(tmp_path: Path, short_run: Path) -> None:
+def test_a_key_that_is_younger_than_the_run_has_had_its_default(
+    tmp_path: Path, short_run: Path
+) -> None:
     log_dir = Path(shutil.copytree(short_run, tmp_path / "copy"))
     for path in (run_folder(log_dir) / "checkpoints").glob("step_*"):
         tree = load_tree(path)
-        tree["replay"]["log"]["layout"]["obs_shape"] = [7]
+        del tree["config"]["clip_actions"]
         save_tree(path, tree)
-    assert run_debug(log_dir) != 0
+    with pytest.raises(ConfigError, match=r"clip_actions True \(now False\)"):
+        run_debug(log_dir, ONE_EPISODE, "clip_actions=false")
+    assert run_debug(log_dir, ONE_EPISODE) == 0
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_one_line(
+    tmp_path: Path, short_run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log_dir = Path(shutil.copytree(short_run, tmp_path / "copy"))
+    checkpoints = run_folder(log_dir) / "checkpoints"
+    (checkpoints / "episodes").rename(checkpoints / "replay")
+    before = sorted(checkpoints.iterdir())
+    assert run_debug(log_dir) == FAILED_EXIT_CODE
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert "written by an earlier version" in line
+    assert sorted(checkpoints.iterdir()) == before
 
 
 def test_keys_that_may_differ_are_accepted_and_listed(

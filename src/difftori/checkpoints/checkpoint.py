@@ -1,36 +1,36 @@
 """Saving and resuming: what a checkpoint holds, when one is due, and which one is used.
 
-The replay data goes to an append-only log beside the checkpoints; each checkpoint refers to a
-prefix of it. See ``store`` and ``replay_log`` for how both survive being killed at any moment.
+The replay data lies beside the checkpoints, a file for each episode; a checkpoint refers to a
+range of them. ``tree_file`` says how a file survives being killed at any moment.
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import yaml
+from omegaconf import OmegaConf
 
-from difftori.checkpoints.episodes import ReplayLog
+from difftori.checkpoints.episodes import EpisodeFiles
+from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.store import CheckpointStore
 from difftori.checkpoints.tree_file import CheckpointError, CheckpointWriteError
-from difftori.config import ConfigError
-from difftori.monitoring.console import ConsoleReporter
+from difftori.config import CONFIG_DIR, ConfigError
 from difftori.replay import ReplayBuffer
 from difftori.sections import Schedule
 from difftori.types import EnvSpec, Episode
 
-FORMAT = 1
+FORMAT = 2
 """of the tree; a checkpoint of another format is refused"""
 
 MAY_DIFFER = frozenset(
     {
         *("train_steps", "modality_train_steps", "eval_episodes", "save_video", "preset"),
         *("exp_name", "log_dir", "resume", "overwrite", "start_from", "save_every_minutes"),
-        *("save_model", "device", "buffer_device", "threads", "max_nonfinite"),
+        *("save_model", "device", "buffer_device", "threads", "compile"),
+        *("max_nonfinite", "max_failed_episodes"),
         *("use_wandb", "wandb_project", "wandb_entity", "wandb_mode", "wandb_group"),
         *("wandb_tags", "wandb_artifact", "use_tensorboard"),
     }
@@ -40,9 +40,11 @@ MAY_DIFFER = frozenset(
 MOST_NAMED = 8
 """differing keys that one message names"""
 
+logger = logging.getLogger(__name__)
+
 
 class Checkpointer:
-    """The checkpoints of one run folder."""
+    """The checkpoints and the replay data of one run folder; begin with ``latest``."""
 
     def __init__(
         self,
@@ -51,36 +53,21 @@ class Checkpointer:
         config: dict[str, Any],
         *,
         every_minutes: float,
-        console: ConsoleReporter,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``config`` has the flat keys; those outside ``MAY_DIFFER`` must agree to resume."""
         self._folder = folder
         self._config = config
-        self._identity = _identity(config)
         self._every_seconds = 60 * every_minutes
-        self._console = console
         self._clock = clock
         self._saved_at = clock()
         self._store = CheckpointStore(folder / "checkpoints")
-        stack = spec.frame_stack
-        channels, *size = spec.obs_shape
-        self._log = ReplayLog(
-            folder / "checkpoints" / "replay",
-            obs_shape=(channels // stack, *size),
-            obs_dtype="uint8" if spec.obs_dtype == torch.uint8 else "<f4",
-            action_dim=spec.action_dim,
-            episode_length=spec.episode_length,
-            frame_stack=stack,
-        )
-        self._empty_episode = Episode(
-            obs=np.zeros((1, *spec.obs_shape), self._log.obs_dtype),
-            action=np.zeros((0, spec.action_dim), np.float32),
-            reward=np.zeros(0, np.float32),
-        )
+        self._episodes = EpisodeFiles(folder / "checkpoints" / "episodes", spec)
+        self._episodes_written = 0
+        """episodes on disk, and the number of the next"""
         self._first_needed: dict[int, int] = {}
-        """oldest episode that each checkpoint on disk needs"""
-        self.episode_bytes = self._log.episode_bytes
+        """oldest episode that each checkpoint on disk needs, by the checkpoint's number"""
+        self.episode_bytes = self._episodes.episode_bytes
         """on disk, of one episode"""
 
     @property
@@ -93,102 +80,75 @@ class Checkpointer:
         return self._every_seconds > 0 and self.due
 
     def save(
-        self,
-        number: int,
-        tree: dict[str, Any],
-        buffer: ReplayBuffer,
-        *,
-        best: bool = False,
-        wait: bool = False,
+        self, number: int, tree: dict[str, Any], buffer: ReplayBuffer, *, best: bool = False
     ) -> bool:
-        """Copy ``tree`` and write it behind the caller's back, or at once with ``wait``.
+        """Write ``tree`` and what the buffer holds, durably; ``number`` grows from save to save.
 
         A disk that does not take it is a warning and a False (the old checkpoints stay intact,
         and the next time it is tried again).
         """
         self._saved_at = self._clock()
+        state = buffer.priorities_state()
+        whole = {**tree, "format": FORMAT, "config": _identity(self._config), "replay": state}
         try:
-            self._append_episodes(buffer)
-            self._drop_old_episodes(buffer)
-            position = self._log.position()
-            replay = {"buffer": buffer.priorities_state(), "log": position}
-            whole = {**tree, "format": FORMAT, "config": self._identity, "replay": replay}
-            self._store.save_async(number, whole, best=best, before=self._log.fsync)
-            self._first_needed[number] = min(
-                position["first"], self._first_needed.get(number, position["first"])
-            )
-            if wait:
-                self._store.wait()
+            self._write_episodes(buffer)
+            self._store.save(number, whole, best=best)
         except CheckpointWriteError as error:
-            self._warn(error)
+            logger.warning(f"{error}; training goes on, and saving is tried again")
             return False
-        return not self.report_failures()
+        needed = {**self._first_needed, number: buffer.live_episodes.start}
+        # A checkpoint of an earlier process may need anything.
+        self._first_needed = {n: needed.get(n, 0) for n in self._store.kept}
+        self._episodes.remove_before(min(self._first_needed.values()))
+        return True
 
     def append(self, episode: Episode, number: int) -> None:
-        """Put a finished episode into the log, so that a save has nothing left to copy.
+        """Write a finished episode, so that a save has less to do.
 
         What the disk does not take now is tried again with the next save.
         """
-        if number == self._log.count:
+        if number == self._episodes_written:
             with contextlib.suppress(CheckpointWriteError):
-                self._log.append(episode)
-
-    def report_failures(self) -> bool:
-        """Warn of writes that have failed since; True if there were any."""
-        failures = self._store.poll()
-        for failure in failures:
-            self._warn(failure)
-        return bool(failures)
+                self._episodes.save(number, episode)
+                self._episodes_written += 1
 
     def latest(self) -> dict[str, Any] | None:
         """The newest checkpoint that is whole, None if the run has none.
 
         Raises:
             ConfigError: it belongs to another configuration; names what differs.
-            CheckpointError: there are checkpoints, and all are damaged.
+            CheckpointError: there are checkpoints, and none can be used.
         """
         found = self._store.latest(self._check)
-        for problem in self._store.skipped:
-            self._console.warn(f"a checkpoint was passed over: {problem}")
+        for problem in self._store.refused:
+            logger.warning(f"a checkpoint was passed over: {problem}")
         if found is None:
-            self._log.restore(None)
-            self._log.truncate(None)
             return None
         number, tree = found
-        position = tree["replay"]["log"]
-        self._first_needed[number] = position["first"]
-        self._log.truncate(position)
+        # The run will write other episodes in place of those that newer ones refer to.
+        self._store.remove_others()
+        self._first_needed = {number: tree["replay"]["first_episode"]}
+        self._episodes_written = tree["replay"]["episodes_added"]
         self._list_changes()
         return tree
 
     def load_buffer(self, tree: dict[str, Any], buffer: ReplayBuffer) -> None:
-        """Fill an empty buffer with what the checkpoint refers to."""
-        state = tree["replay"]["buffer"]
-        first, last = state["first_episode"], state["episodes_added"]
-        episodes = (episode for _, episode in self._log.episodes(first, last))
-        buffer.load(episodes, state)
+        """Fill an empty buffer with what the checkpoint refers to.
 
-    def close(self) -> None:
-        """Wait for the last write."""
-        self._store.wait()
-        self.report_failures()
-        self._log.close()
+        Raises:
+            CheckpointError: an episode is damaged, or does not fit the buffer.
+        """
+        try:
+            buffer.load(map(self._episodes.load, _episodes_of(tree)), tree["replay"])
+        except ValueError as error:
+            raise CheckpointError(f"the replay data does not fit this run: {error}") from error
 
-    def _append_episodes(self, buffer: ReplayBuffer) -> None:
-        for number in range(self._log.count, buffer.num_episodes_added):
-            live = number in buffer.live_episodes
-            # One that left the buffer before it was saved is not needed, but its place is.
-            self._log.append(buffer.episode(number) if live else self._empty_episode)
-
-    def _drop_old_episodes(self, buffer: ReplayBuffer) -> None:
-        """Delete replay data that neither the buffer nor a checkpoint on disk needs any more."""
-        oldest = buffer.live_episodes.start
-        if oldest == 0:
-            return
-        self._store.wait()
-        # A checkpoint of an earlier process may need anything.
-        needed = [self._first_needed.get(number, 0) for number in self._store.numbers()]
-        self._log.drop_before(oldest, referenced=min(needed, default=oldest))
+    def _write_episodes(self, buffer: ReplayBuffer) -> None:
+        """Those that are not on disk yet, and that the buffer has not forgotten."""
+        for number in range(self._episodes_written, buffer.num_episodes_added):
+            if number in buffer.live_episodes:
+                self._episodes.save(number, buffer.episode(number))
+        self._episodes_written = buffer.num_episodes_added
 
     def _check(self, tree: dict[str, Any]) -> None:
         if tree.get("format") != FORMAT:
@@ -201,15 +161,14 @@ class Checkpointer:
                 f"the run in {self._folder} was made with other settings: {changes}; "
                 "use them again, or another exp_name"
             )
-        self._log.restore(tree["replay"]["log"])
+        for number in _episodes_of(tree):
+            self._episodes.load(number)
 
     def _list_changes(self) -> None:
         """Say which of the keys that may differ are not as they were when the run last began."""
         try:
-            before = yaml.safe_load((self._folder / "config.yaml").read_text())
-        except (OSError, ValueError, yaml.YAMLError):
-            return
-        if not isinstance(before, dict):
+            before = read_config(self._folder)
+        except ConfigError:
             return
         changes = [
             f"{key} {before[key]} (now {value})"
@@ -219,18 +178,19 @@ class Checkpointer:
             and before[key] != value
         ]
         if changes:
-            self._console.info(f"changed since the last start: {', '.join(changes)}")
-
-    def _warn(self, error: CheckpointError) -> None:
-        self._console.warn(f"{error}; training goes on, and saving is tried again")
+            logger.info(f"changed since the last start: {', '.join(changes)}")
 
 
 def other_settings(tree: dict[str, Any], config: dict[str, Any]) -> str:
     """What keeps a run with the flat ``config`` from going on from ``tree``: ``lr 1 (now 2)``.
 
-    Empty if nothing does.
+    Empty if nothing does. A key that is younger than the checkpoint has had its default.
     """
-    stored, now = tree["config"], _identity(config)
+    now = _identity(config)
+    defaults = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "default.yaml"))
+    assert isinstance(defaults, dict)
+    younger = {key: defaults[key] for key in now if key in defaults}
+    stored = {**younger, **_identity(tree["config"])}
     changes = [
         f"{key} {_shown(stored.get(key))} (now {_shown(now.get(key))})"
         for key in sorted(stored.keys() | now.keys())
@@ -238,17 +198,6 @@ def other_settings(tree: dict[str, Any], config: dict[str, Any]) -> str:
     ]
     more = len(changes) - MOST_NAMED
     return ", ".join(changes[:MOST_NAMED]) + (f", and {more} more" if more > 0 else "")
-
-
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in MAY_DIFFER}
-
-
-def _shown(value: Any) -> Any:
-    """A key's value as one writes it; a stored schedule is a list of three numbers."""
-    if isinstance(value, list | tuple) and len(value) == len(Schedule._fields):
-        return Schedule(*value)
-    return value
 
 
 def read_latest(folder: Path) -> dict[str, Any]:
@@ -260,3 +209,19 @@ def read_latest(folder: Path) -> dict[str, Any]:
     if found is None:
         raise CheckpointError(f"there is no checkpoint in {folder / 'checkpoints'}")
     return found[1]
+
+
+def _episodes_of(tree: dict[str, Any]) -> range:
+    """The running numbers of the episodes that a checkpoint refers to."""
+    return range(tree["replay"]["first_episode"], tree["replay"]["episodes_added"])
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in MAY_DIFFER}
+
+
+def _shown(value: Any) -> Any:
+    """A key's value as one writes it; a stored schedule is a list of three numbers."""
+    if isinstance(value, list | tuple) and len(value) == len(Schedule._fields):
+        return Schedule(*value)
+    return value

@@ -1,7 +1,10 @@
-"""Files of a run's folder: where one is, and small ones written whole or not at all."""
+"""Files of a run's folder: where one is, and how one is written whole or not at all."""
 
 import os
 from pathlib import Path
+
+UNFINISHED = ".unfinished"
+"""what ``write_durably`` leaves in a folder if it is killed; the next write there replaces it"""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -12,6 +15,26 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, content: bytes | bytearray) -> None:
+    """The same, and the content outlasts a loss of power. One writer per folder at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(UNFINISHED)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # gives its space back
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # the new name too
+    finally:
+        os.close(folder)
 
 
 def eval_video_path(run_folder: Path, env_step: int) -> Path:

@@ -1,18 +1,37 @@
-"""A run folder that holds a run already: what becomes of it, and how it makes room."""
+"""What a run folder holds: the run's config, and a run that is there already and makes room."""
 
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import yaml
+
+from difftori.checkpoints.lock import HOLDER_FILE, LOCK_FILE
 from difftori.config import ConfigError
 from difftori.monitoring.status import CONSOLE_FILE, QUEUED_FILE
 from difftori.sections import RunConfig
 
-KEPT = (".lock", ".lock.pid", ".overwritten", QUEUED_FILE, CONSOLE_FILE)
+KEPT = (LOCK_FILE, HOLDER_FILE, ".overwritten", QUEUED_FILE, CONSOLE_FILE)
 """what stays when a run is overwritten: it belongs to the run that begins"""
 
 Plan = Literal["free", "resume", "restart", "overwrite", "refuse", "refuse finished"]
 """``restart``: it never saved, so that it begins again; ``refuse finished``: it cannot go on"""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The flat keys of the run in ``folder``, as it was last started.
+
+    Raises:
+        ConfigError: ``config.yaml`` is missing, cannot be read or holds no keys.
+    """
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise ConfigError(f"{folder} is not a run's folder: config.yaml: {reason}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{folder} is not a run's folder: its config.yaml holds no keys")
+    return config
 
 
 def plan_for(run: RunConfig) -> Plan:

@@ -1,31 +1,21 @@
 """One process per run folder."""
 
-import errno
 import fcntl
 import json
 import os
 import socket
-import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-_NO_FLOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-_held: set[int] = set()
-SILENCE_SECONDS = 1200
-"""after which a run on another host counts as gone; checkpoints come every few minutes"""
+from filelock import FileLock, Timeout
 
-
-def _close_in_child() -> None:
-    """A forked child shares the lock and would keep it when its parent is killed."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
+LOCK_FILE = ".lock"
+HOLDER_FILE = ".lock.json"
+WAIT_SECONDS = 1.0
+"""for the lock; one who looks whether it is held has it for an instant"""
 
 
 class RunLockedError(Exception):
@@ -35,40 +25,32 @@ class RunLockedError(Exception):
 class RunLock:
     """``with RunLock(folder):`` no other process is in there.
 
-    The kernel's lock on ``folder/.lock`` goes with its process, however that ends. The file itself
-    stays, with pid, host and start of its holder. Where the file system has no such locks,
-    ``.lock.pid`` is the lock, and counts while its process lives; one of another host cannot be
-    looked up, and is refused.
+    The kernel's lock on ``folder/.lock`` goes with its process, however that ends. ``.lock.json``
+    says who has it: pid, host and start.
 
-    Raises RunLockedError naming the holder, OSError when the folder cannot be written.
+    Raises:
+        RunLockedError: names the holder.
+        OSError: the folder cannot be written, or its file system knows no locks.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
-        self._pid_path = folder / ".lock.pid"
-        self._descriptor: int | None = None
-        self._by_pid = False
+        self._folder = folder
+        self._lock = FileLock(folder / LOCK_FILE, timeout=WAIT_SECONDS)
 
     def __enter__(self) -> "RunLock":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise self._refusal(_read_when_written(self.path)) from None
-            except OSError as error:
-                if error.errno not in _NO_FLOCK:
-                    raise
-                self._take_by_pid()
-                self._by_pid = True
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(_self()).encode(), 0)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._descriptor = descriptor
-        _held.add(descriptor)
+            self._lock.acquire()
+        except Timeout as error:
+            unknown = {"pid": "?", "host": "an unknown host", "started": "at an unknown time"}
+            who = "process {pid} on {host}, started {started}".format(
+                **{**unknown, **(_read_holder(self._folder) or {})}
+            )
+            raise RunLockedError(f"{self._folder} is in use by {who}") from error
+        started = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        with suppress(OSError):  # a full disk; the lock itself holds
+            (self._folder / HOLDER_FILE).write_text(json.dumps(holder))
         return self
 
     def __exit__(
@@ -77,97 +59,36 @@ class RunLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is None or descriptor not in _held:
-            return  # a forked child leaves the block; the lock is its parent's
-        if self._by_pid:
-            self._pid_path.unlink(missing_ok=True)
-        os.ftruncate(descriptor, 0)
-        _held.remove(descriptor)
-        os.close(descriptor)
-
-    def _refusal(self, holder: dict[str, Any], remedy: str = "") -> RunLockedError:
-        who = "process {pid} on {host}, started {started}".format(
-            **{"pid": "?", "host": "an unknown host", "started": "at an unknown time", **holder}
-        )
-        return RunLockedError(f"{self.path.parent} is in use by {who}{remedy}")
-
-    def _take_by_pid(self) -> None:
-        """The lock without the kernel's help; two that take over a dead one's lock can race."""
-        for _ in range(3):
-            try:
-                descriptor = os.open(self._pid_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            except FileExistsError:
-                holder = _read_when_written(self._pid_path)
-                if holder.get("host") != socket.gethostname():
-                    raise self._refusal(
-                        holder, f"; delete {self._pid_path} if that process is gone"
-                    ) from None
-                if lives(holder):
-                    raise self._refusal(holder) from None
-                self._pid_path.unlink(missing_ok=True)
-            else:
-                os.write(descriptor, json.dumps(_self()).encode())
-                os.close(descriptor)
-                return
-        raise self._refusal(_read_when_written(self._pid_path))
+        (self._folder / HOLDER_FILE).unlink(missing_ok=True)
+        self._lock.release()
 
 
 def holder_of(folder: Path) -> dict[str, Any] | None:
     """The process that uses the run folder now (pid, host, started); None: nobody does.
 
-    For people who look on: it takes no lock of a process of this host, so no run that begins
-    meanwhile is refused. A process of another host cannot be looked up; it counts if its lock
-    holds, or, where locks do not reach across hosts, if the run wrote lately.
+    For people who look on; changes nothing. Where locks do not reach across hosts, a process of
+    another host is not seen.
     """
-    for path in (folder / ".lock", folder / ".lock.pid"):
-        try:
-            holder = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-        if not isinstance(holder, dict) or "pid" not in holder:
-            continue
-        if holder.get("host") == socket.gethostname():
-            if lives(holder):
-                return holder
-        elif _is_locked(path) or _wrote_lately(folder):
-            return holder
-    return None
+    return _read_holder(folder) if _is_locked(folder / LOCK_FILE) else None
 
 
 def _is_locked(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # closing gives it back
     except BlockingIOError:
         return True
     except OSError:
         return False
-    finally:
-        os.close(descriptor)
     return False
 
 
-def _wrote_lately(folder: Path) -> bool:
-    times = [0.0]
-    for name in ("metrics.jsonl", "status.json", "console.log", "checkpoints", ".lock"):
-        with suppress(OSError):
-            times.append((folder / name).stat().st_mtime)
-    return time.time() - max(times) < SILENCE_SECONDS
-
-
-def _self() -> dict[str, Any]:
-    pid = os.getpid()
-    started = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
-    return {
-        "pid": pid,
-        "host": socket.gethostname(),
-        "started": started,
-        "ticks": process_ticks(pid),
-    }
+def _read_holder(folder: Path) -> dict[str, Any] | None:
+    try:
+        holder = json.loads((folder / HOLDER_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return holder if isinstance(holder, dict) and "pid" in holder else None
 
 
 def process_ticks(pid: int) -> str:
@@ -178,25 +99,12 @@ def process_ticks(pid: int) -> str:
         return ""
 
 
-def lives(holder: dict[str, Any]) -> bool:
-    """Whether the process that wrote this note, on this host, is still there."""
+def lives(note: dict[str, Any]) -> bool:
+    """Whether the process of this host with the note's ``pid`` and ``ticks`` is still there."""
     try:
-        os.kill(int(holder["pid"]), 0)
+        os.kill(int(note["pid"]), 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return holder.get("ticks") in ("", None, process_ticks(int(holder["pid"])))
-
-
-def _read_when_written(path: Path) -> dict[str, Any]:
-    """The holder; it may have taken the lock this instant and not yet written who it is."""
-    for _ in range(20):
-        try:
-            holder = json.loads(path.read_text())
-            if isinstance(holder, dict):
-                return holder
-        except (OSError, ValueError):
-            pass
-        time.sleep(0.02)
-    return {}
+    return note.get("ticks") in ("", None, process_ticks(int(note["pid"])))

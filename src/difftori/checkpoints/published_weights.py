@@ -1,5 +1,6 @@
 """Weights in the published format: ``{'model': state_dict, 'model_target': state_dict}``."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,11 @@ from torch import Tensor
 from difftori.config import ConfigError
 from difftori.learning.learner import Learner
 from difftori.model.world_model import WorldModel
-from difftori.monitoring.console import ConsoleReporter
+
+logger = logging.getLogger(__name__)
 
 
-def load_published(
-    path: Path, model: WorldModel, learner: Learner, console: ConsoleReporter
-) -> None:
+def load_published(path: Path, model: WorldModel, learner: Learner) -> None:
     """Begin from a ``{'model', 'model_target'}`` file: ours, DiffTORI's or TD-MPC's.
 
     TD-MPC's has no observation critics; they stay as initialised.
@@ -26,8 +26,8 @@ def load_published(
     for name, network in (("model", model), ("model_target", learner.target)):
         missing = _load_weights(path, name, weights[name], network)
     if missing:
-        console.info(f"{path} has no observation critics (TD-MPC's files have none): they are new")
-    console.info(f"weights from {path}")
+        logger.info(f"{path} has no observation critics (TD-MPC's files have none): they are new")
+    logger.info(f"weights from {path}")
 
 
 def read_weights(path: Path) -> dict[str, Any]:

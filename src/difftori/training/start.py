@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -303,16 +302,3 @@ def _write_or_warn(path: Path, content: bytes) -> bool:
         logger.warning(f"{path} ({len(content):,} bytes) was not written: {error.strerror}")
         return False
     return True
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The flat keys that a run was started with. Raises ConfigError."""
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{folder} is not a run's folder: {str(error).splitlines()[0]}"
-        ) from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{folder} is not a run's folder: its config.yaml holds no keys")
-    return config

@@ -94,8 +94,8 @@ class Trainer:
                 counters.phase = "acting"
                 self._best_unsaved |= best
                 if best or self.checkpointer.due:
-                    self._save(wait=best)
-        if not self._save(wait=True):
+                    self._save()
+        if not self._save():
             raise CheckpointError("the run is complete, but its end could not be saved")
 
     @property
@@ -207,10 +207,10 @@ class Trainer:
         if self.signals.requested is None:
             return
         self.console.phase("saving")
-        saved = self._save(wait=True)
+        saved = self._save()
         raise StopRequested(self.signals.requested, saved)
 
-    def _save(self, *, wait: bool = False) -> bool:
+    def _save(self) -> bool:
         """False if the disk did not take it; the checkpoints before are intact then.
 
         Raises NotFiniteError rather than save a weight that is not finite.
@@ -218,7 +218,7 @@ class Trainer:
         check_weights(self.model)
         check_weights(self.learner.target)
         number, best = self.counters.progress_number, self._best_unsaved
-        saved = self.checkpointer.save(number, self.state_dict(), self.buffer, best=best, wait=wait)
+        saved = self.checkpointer.save(number, self.state_dict(), self.buffer, best=best)
         self._best_unsaved = best and not saved
         return saved
 
@@ -266,7 +266,6 @@ class Trainer:
         }
 
     def close(self) -> None:
-        """Close environments and wait for the last write."""
+        """Close the environments."""
         self.collector.close()
         self.evaluator.close()
-        self.checkpointer.close()
