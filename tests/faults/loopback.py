@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -45,23 +45,11 @@ def refusing() -> Iterator[str]:
 
 
 @contextmanager
-def hanging(*, drops: bool) -> Iterator[str]:
-    """Accepts connections, then says nothing, or ends them."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        taken = []
-
-        def accept() -> None:
-            with suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    connection.close() if drops else taken.append(connection)
-
-        threading.Thread(target=accept, daemon=True).start()
+def hanging() -> Iterator[str]:
+    """Accepts connections, and says nothing."""
+    # the system completes connections that nobody has accepted yet
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        with suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
-        for connection in taken:
-            connection.close()
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from loopback import dying, hanging, refusing
 from processes import Child, start, train
-from test_trackers import sent_rows, wandb_records
 
-from difftori.monitoring.trackers import FLUSH_SECONDS, run_id
+from difftori.monitoring.wandb_log import FLUSH_SECONDS
 from difftori.training.signals import RESUME_EXIT_CODE
 from runs import fingerprint, run_folder
+from wandb_rows import client_files, sent_rows, wandb_records
 
 INIT_TIMEOUT_SECONDS = 3
 FINISH_TIMEOUT_SECONDS = 2
@@ -23,7 +23,7 @@ FINISH_TIMEOUT_SECONDS = 2
 
 def train_with_wandb(log_dir: Path, mode: str, server: str, waits_at: int | None) -> int:
     """``waits_at``: environment step whose record is logged and nothing after it."""
-    from difftori.monitoring import trackers
+    from difftori.monitoring import wandb_log
     from difftori.monitoring.metrics import Metrics
 
     log = Metrics.log
@@ -43,8 +43,8 @@ def train_with_wandb(log_dir: Path, mode: str, server: str, waits_at: int | None
         "WANDB_BASE_URL": server,
         "WANDB_ERROR_REPORTING": "false",
     }
-    trackers.INIT_TIMEOUT_SECONDS = INIT_TIMEOUT_SECONDS
-    trackers.FINISH_TIMEOUT_SECONDS = FINISH_TIMEOUT_SECONDS
+    wandb_log.INIT_TIMEOUT_SECONDS = INIT_TIMEOUT_SECONDS
+    wandb_log.FINISH_TIMEOUT_SECONDS = FINISH_TIMEOUT_SECONDS
     return train(log_dir, "use_wandb=true", f"wandb_mode={mode}", "save_model=false")
 
 
@@ -78,49 +78,40 @@ def test_offline_each_environment_step_is_sent_once_over_a_kill_and_a_stop(
     folder = run_folder(tmp_path)
     assert results(folder) == results(finished_run)
 
-    rows = [row for part in sent_rows(folder) for row in part]
+    rows = sent_rows(folder)
     train_steps = [row["env_step"] for row in rows if "train/episode_reward" in row]
     eval_steps = [row["env_step"] for row in rows if "eval/episode_reward" in row]
     assert train_steps == [128, 256, 384, 512]
     assert eval_steps == [256, 512]
     assert [row["_step"] for row in rows] == [128, 256, 257, 384, 512, 513]
-    files = list(folder.glob("wandb/offline-run-*/*.wandb"))
-    assert len(files) == 3
-    for path in files:
-        begun = {record.run.run_id for record in wandb_records(path) if record.HasField("run")}
-        assert begun == {run_id(folder)}
+    records = [record for path in client_files(folder) for record in wandb_records(path)]
+    begun = [record.run.run_id for record in records if record.HasField("run")]
+    assert len(begun) == 3
+    assert len(set(begun)) == 1
 
 
-@pytest.mark.parametrize(
-    "server",
-    [refusing, lambda: hanging(drops=False), lambda: hanging(drops=True)],
-    ids=["refuses", "stalls", "drops"],
-)
+@pytest.mark.parametrize("server", [refusing, hanging])
 def test_a_server_that_cannot_be_used_leaves_the_training_as_it_is(
     tmp_path: Path, finished_run: Path, server: Callable[[], AbstractContextManager[str]]
 ) -> None:
-    began = time.monotonic()
     with server() as address:
         child = start_with_wandb(tmp_path, "online", address)
         assert child.wait(90) == 0, child.err
-    assert time.monotonic() - began < 45
     folder = run_folder(tmp_path)
     assert results(folder) == results(finished_run)
     (warning,) = child.err.splitlines()
     assert "kept offline" in warning
     assert "wandb sync" in warning
-    assert [row["env_step"] for row in sent_rows(folder)[-1]] == [128, 256, 256, 384, 512, 512]
+    assert [row["env_step"] for row in sent_rows(folder)] == [128, 256, 256, 384, 512, 512]
 
 
 def test_a_server_that_dies_midway_leaves_the_training_as_it_is(
     tmp_path: Path, finished_run: Path
 ) -> None:
     seen: list[str] = []
-    began = time.monotonic()
     with dying(seen) as address:
         child = start_with_wandb(tmp_path, "online", address)
         assert child.wait(90) == 0, child.err
-    assert time.monotonic() - began < 45
     assert any("file_stream" in path for path in seen), seen
     assert "kept offline" not in child.err
     assert "Traceback" not in child.err

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,14 @@ import pytest
 import torch
 
 from difftori.monitoring import provenance
-from difftori.monitoring.console import ConsoleReporter
-from difftori.monitoring.provenance import GitState, differences, git_state, record_session
+from difftori.monitoring.provenance import git_state, record_session
 
 CPU = torch.device("cpu")
-CLEAN = GitState("a" * 40, False, None)
+A, B = "a" * 40, "b" * 40
 
 
-def record(folder: Path, env_step: int = 0) -> list[str]:
-    """Add a session; the warnings."""
-    err = StringIO()
-    console = ConsoleReporter(StringIO(), err)
-    record_session(folder, device=CPU, env_step=env_step, console=console)
-    return err.getvalue().splitlines()
+def record(folder: Path, env_step: int = 0) -> None:
+    record_session(folder, device=CPU, env_step=env_step)
 
 
 def sessions(folder: Path) -> list[dict[str, Any]]:
@@ -32,94 +26,77 @@ def sessions(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(autouse=True)
-def git(monkeypatch: pytest.MonkeyPatch) -> list[GitState]:
+def git(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, bytes]]:
     """What git is to say: the last of these."""
-    states = [CLEAN]
+    states: list[tuple[str | None, bytes]] = [(A, b"")]
     monkeypatch.setattr(provenance, "git_state", lambda root: states[-1])
     return states
 
 
-def test_a_session_says_what_ran_where(tmp_path: Path) -> None:
-    assert record(tmp_path) == []
+def test_a_session_says_what_ran_where(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record(tmp_path)
     (session,) = sessions(tmp_path)
-    assert isinstance(session["command"], list)
     assert all(isinstance(word, str) for word in session["command"])
     assert session["versions"]["torch"] == torch.__version__
     assert session["versions"]["theseus-ai"] == "0.2.3"
     assert "pytest" not in session["versions"]
-    assert session["git_commit"] == "a" * 40
-    assert session["git_dirty"] is False
-    assert session["gpu"] is None
-    assert session["env_step"] == 0
+    assert (session["git_commit"], session["git_dirty"], session["git_diff"]) == (A, False, None)
+    assert (session["gpu"], session["env_step"]) == (None, 0)
     for key in ("started_at", "python", "platform", "host", "cpu"):
         assert isinstance(session[key], str)
         assert session[key]
+    assert caplog.messages == []
 
 
-def test_sessions_are_added_and_changes_kept_once(tmp_path: Path, git: list[GitState]) -> None:
-    for diff in (b"one", b"one", b"two", None, b"one"):
-        git.append(GitState("a" * 40, diff is not None, diff))
+def test_each_process_has_an_entry_and_changes_are_kept_once(
+    tmp_path: Path, git: list[tuple[str | None, bytes]]
+) -> None:
+    for diff in (b"one", b"one", b"two", b""):
+        git.append((A, diff))
         record(tmp_path)
     names = [session["git_diff"] for session in sessions(tmp_path)]
-    one, two = "provenance.diff", "provenance-3.diff"
-    assert names == [one, one, two, None, one]
-    assert (tmp_path / one).read_bytes() == b"one"
-    assert (tmp_path / two).read_bytes() == b"two"
+    assert names == ["provenance.diff", "provenance.diff", "provenance-3.diff", None]
+    assert [session["git_dirty"] for session in sessions(tmp_path)] == [True, True, True, False]
+    assert (tmp_path / "provenance.diff").read_bytes() == b"one"
+    assert (tmp_path / "provenance-3.diff").read_bytes() == b"two"
 
 
 def test_other_code_or_versions_are_one_warning(
-    tmp_path: Path, git: list[GitState], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    git: list[tuple[str | None, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     record(tmp_path)
-    assert record(tmp_path, 500) == []
-    git.append(GitState("b" * 40, False, None))
+    record(tmp_path, 500)
+    assert caplog.messages == []
+    git.append((B, b"change"))
     monkeypatch.setattr(provenance, "installed_versions", lambda root: {"torch": "9.9"})
-    for _ in range(2):  # compared with the beginning, not with the session before
-        (warning,) = record(tmp_path, 500)
-        assert f"torch {torch.__version__} (now 9.9)" in warning
-        assert "commit aaaaaaa (now bbbbbbb)" in warning
-    # a run without a checkpoint begins anew, so nothing of the old one is in it
-    assert record(tmp_path, 0) == []
-    assert record(tmp_path, 500) == []
-
-
-def test_uncommitted_changes_are_noticed(tmp_path: Path, git: list[GitState]) -> None:
-    record(tmp_path)
-    git.append(GitState("a" * 40, True, b"change"))
-    (warning,) = record(tmp_path, 500)
-    assert "other uncommitted changes" in warning
-
-
-def test_without_git_nothing_is_compared(tmp_path: Path, git: list[GitState]) -> None:
-    record(tmp_path)
-    git.append(GitState())
-    assert record(tmp_path, 500) == []
-    assert sessions(tmp_path)[-1]["git_dirty"] is None
-    assert differences({}, {}) == []
-    assert differences({"python": "3.11.1"}, {"python": "3.11.2"}) == ["Python 3.11.1 (now 3.11.2)"]
+    record(tmp_path, 500)
+    (warning,) = caplog.messages
+    assert f"torch 9.9 (was {torch.__version__})" in warning
+    assert "commit bbbbbbb (was aaaaaaa)" in warning
+    assert "uncommitted changes provenance-3.diff (was none)" in warning
+    git.append((A, b""))
+    record(tmp_path, 0)  # begins anew, so that nothing of the old one is in it
+    assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"sessions": [1]}', '{"sessions": null}'])
-def test_a_spoiled_file_is_put_aside(tmp_path: Path, text: str) -> None:
-    (tmp_path / "provenance.json").write_text(text)
-    (warning,) = record(tmp_path, 500)
-    assert "cannot be read" in warning
-    assert len(sessions(tmp_path)) == 1
-    assert (tmp_path / "provenance.json.unreadable").read_text() == text
-
-
-def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
-    (warning,) = record(tmp_path / "gone")
-    assert "was not written" in warning
-
-
-def test_changes_too_large_are_not_kept(
-    tmp_path: Path, git: list[GitState], monkeypatch: pytest.MonkeyPatch
+def test_a_spoiled_file_is_begun_anew(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(provenance, "DIFF_LIMIT_BYTES", 3)
-    git.append(GitState("a" * 40, True, b"much"))
-    record(tmp_path)
-    assert b"4 bytes of changes" in (tmp_path / "provenance.diff").read_bytes()
+    (tmp_path / "provenance.json").write_text(text)
+    record(tmp_path, 500)
+    assert "cannot be read" in caplog.messages[0]
+    assert len(sessions(tmp_path)) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record(tmp_path / "gone")
+    assert "was not written" in caplog.messages[0]
 
 
 class TestGit:
@@ -148,7 +125,7 @@ class TestGit:
         (clone / "logs").mkdir()
         (clone / "logs" / "notes.txt").touch()
         commit = self.git(clone, "rev-parse", "HEAD").strip()
-        assert git_state(clone) == GitState(commit, False, None)
+        assert git_state(clone) == (commit, b"")
 
     def test_the_changes_make_the_code_again(self, clone: Path, tmp_path: Path) -> None:
         self.git(tmp_path, "clone", "-q", str(clone), str(tmp_path / "copy"))
@@ -159,27 +136,21 @@ class TestGit:
         }
         for name, content in changes.items():
             (clone / name).write_bytes(content)
-        state = git_state(clone)
-        assert state.dirty is True
-        assert state.diff is not None
-        (tmp_path / "all.diff").write_bytes(state.diff)
+        _, diff = git_state(clone)
+        (tmp_path / "all.diff").write_bytes(diff)
         self.git(tmp_path / "copy", "apply", str(tmp_path / "all.diff"))
         for name, content in changes.items():
             assert (tmp_path / "copy" / name).read_bytes() == content
 
     def test_a_folder_that_is_no_clone(self, tmp_path: Path) -> None:
-        assert git_state(tmp_path) == GitState()
+        assert git_state(tmp_path) == (None, b"")
 
     def test_a_copy_in_somebody_elses_clone(self, clone: Path) -> None:
         copy = clone / "vendored"
         (copy / "src" / "difftori").mkdir(parents=True)
         (copy / "src" / "difftori" / "__init__.py").touch()
-        assert git_state(copy) == GitState()
-
-    def test_a_clone_without_commits(self, tmp_path: Path) -> None:
-        self.git(tmp_path, "init", "-q")
-        assert git_state(tmp_path) == GitState()
+        assert git_state(copy) == (None, b"")
 
     def test_without_git(self, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", os.devnull)
-        assert git_state(clone) == GitState()
+        assert git_state(clone) == (None, b"")

@@ -27,7 +27,7 @@ def test_a_run_that_fails_tells_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise RuntimeError("no more torque\nand a second line")
 
     monkeypatch.setattr(ControlEnv, "step", breaks)
-    assert run_debug(tmp_path, "mode=default", "max_nonfinite=1") == 1
+    assert run_debug(tmp_path, "mode=default", "max_failed_episodes=1") == 1
     said = read_status(run_folder(tmp_path))
     assert said["state"] == "failed"
     assert "no more torque" in said["reason"]

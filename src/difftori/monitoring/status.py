@@ -38,15 +38,12 @@ def write_status(
         "host": socket.gethostname(),
         "slurm_job": slurm_job(),
     }
-    with suppress(OSError):
-        write_bytes(folder / FILE_NAME, (json.dumps(status) + "\n").encode())
+    _write(folder, status)
 
 
 def amend_status(folder: Path, **changes: Any) -> None:
     """What another process knows better, because the run's own was killed."""
-    with suppress(OSError):
-        content = {**read_status(folder), **changes}
-        write_bytes(folder / FILE_NAME, (json.dumps(content) + "\n").encode())
+    _write(folder, {**read_status(folder), **changes})
 
 
 def clear_queued(folder: Path) -> None:
@@ -86,3 +83,8 @@ def slurm_job() -> str | None:
 def one_line(text: str) -> str:
     """The first line that says something."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def _write(folder: Path, status: Mapping[str, Any]) -> None:
+    with suppress(OSError):
+        write_bytes(folder / FILE_NAME, (json.dumps(status) + "\n").encode())

@@ -28,7 +28,7 @@ from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
 from difftori.monitoring.provenance import record_session
 from difftori.monitoring.status import State, clear_queued, describe, write_status
-from difftori.monitoring.tracking import run_name, start_trackers
+from difftori.monitoring.trackers import run_name, start_trackers
 from difftori.planning.actor import Actor
 from difftori.replay import ReplayBuffer
 from difftori.training.allocator import keep_freed_memory
@@ -112,7 +112,7 @@ def _run(config: Config, aside: Path | None, console: Console, signals: StopSign
         record_session(folder, device=trainer.model.device, env_step=env_step)
         write_status(folder, "running", env_step=env_step)
         clear_queued(folder)
-        metrics.attach(start_trackers(config, trainer.elapsed_seconds))
+        metrics.attach(start_trackers(config, metrics.next_env_step))
         trainer.run()
         reason = "the disk did not take models/model.pt"
         if not config.run.save_model or _save_model(trainer, config, metrics):
