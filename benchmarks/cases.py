@@ -280,7 +280,8 @@ def replay_draw(bench: Bench) -> Case:
     for _ in range(size // EPISODE + 1):
         obs = random.standard_normal((EPISODE + 1, 12), dtype=np.float32)
         action = random.uniform(-1, 1, (EPISODE, 2)).astype(np.float32)
-        buffer.add(Episode(obs, action, random.random(EPISODE, dtype=np.float32)))
+        reward = random.random(EPISODE, dtype=np.float32)
+        buffer.add(Episode(obs, action, reward, np.zeros(EPISODE, np.bool_)))
     for _ in range(200):
         index = buffer.sample(batch).index
         buffer.update_priorities(index, torch.rand(batch))

@@ -41,7 +41,8 @@ def random_episode(spec: EnvSpec, random: np.random.Generator) -> Episode:
     else:
         obs = random.standard_normal((length + 1, *spec.obs_shape), dtype=np.float32)
     action = random.uniform(-1, 1, (length, spec.action_dim)).astype(np.float32)
-    return Episode(obs, action, random.random(length, dtype=np.float32))
+    reward = random.random(length, dtype=np.float32)
+    return Episode(obs, action, reward, np.zeros(length, np.bool_))
 
 
 def main() -> None:

@@ -235,6 +235,7 @@ class LearnerConfig(Section):
     consistency_coef: NonNegative
     reward_coef: NonNegative
     value_coef: NonNegative
+    termination_coef: NonNegative = 1.0
     rho: Share
     discount: Share
     min_std: NonNegative

@@ -50,6 +50,8 @@ class Episode:
     """``[L, A]`` float32, as executed, in [-1, 1]"""
     reward: np.ndarray
     """``[L]`` float32, summed over the action repeat"""
+    terminated: np.ndarray
+    """``[L]`` bool, True at most at the last step: the episode ended there by itself"""
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -69,6 +71,11 @@ class Batch:
     """importance weights, at most 1"""
     index: Int[Tensor, "B"]
     """where the sequences begin in the buffer, for ``update_priorities``"""
+    terminated: Float[Tensor, "H B 1"] | None = None
+    """1 where a step ended its episode by itself; None where none can"""
+    inside: Float[Tensor, "H B 1"] | None = None
+    """0 where a sequence has gone beyond its episode's last step, whose observation is repeated
+    there; None where none does"""
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,8 @@ def replayed_plans(model: WorldModel) -> tuple[ReplayedPlans, PlanGradient]:
     )
     random = np.random.default_rng(0)
     shapes = {"obs": (21, 5), "action": (20, 2), "reward": (20,)}
-    buffer.add(
-        Episode(**{k: random.standard_normal(v).astype(np.float32) for k, v in shapes.items()})
-    )
+    arrays = {k: random.standard_normal(v).astype(np.float32) for k, v in shapes.items()}
+    buffer.add(Episode(**arrays, terminated=np.zeros(20, np.bool_)))
     learner = Learner(model, CONFIG.learner, generator=torch.Generator(), max_nonfinite=3)
     gradient = PlanGradient(model, CONFIG.plan_gradient, max_nonfinite=3)
     plans = ReplayedPlans(

@@ -1,5 +1,7 @@
 """The written-out gradient against autograd's, once and twice differentiated."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,16 @@ from difftori.planning.returns import plan_return
 DISCOUNT = 0.97
 
 
-def double_model(seed: int, action_dim: int = 2) -> WorldModel:
-    return tiny_model(tiny_config(), tiny_spec(action_dim=action_dim), seed).double()
+def double_model(seed: int, action_dim: int = 2, *, can_terminate: bool = False) -> WorldModel:
+    spec = replace(tiny_spec(action_dim=action_dim), can_terminate=can_terminate)
+    model = tiny_model(tiny_config(), spec, seed)
+    if can_terminate:
+        torch.nn.init.normal_(model._termination[-1].weight)
+        torch.nn.init.normal_(model._termination[-1].bias)
+    return model.double()
+
+
+episodic = pytest.mark.parametrize("can_terminate", [False, True], ids=["endless", "episodic"])
 
 
 def by_autograd(model: WorldModel, z: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,8 +36,9 @@ def by_autograd(model: WorldModel, z: Tensor, actions: Tensor) -> tuple[Tensor, 
 @pytest.mark.parametrize("horizon", [1, 2, 5])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("action_dim", [1, 2])
-def test_equals_autograd(horizon: int, batch: int, action_dim: int) -> None:
-    model = double_model(seed=horizon, action_dim=action_dim)
+@episodic
+def test_equals_autograd(horizon: int, batch: int, action_dim: int, can_terminate: bool) -> None:
+    model = double_model(seed=horizon, action_dim=action_dim, can_terminate=can_terminate)
     z = torch.randn(batch, 6, dtype=torch.float64)
     actions = torch.randn(horizon, batch, action_dim, dtype=torch.float64).requires_grad_()
     G, gradient = return_and_gradient(model, z, actions, DISCOUNT)
@@ -36,8 +47,9 @@ def test_equals_autograd(horizon: int, batch: int, action_dim: int) -> None:
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
 
 
-def test_its_own_derivative_equals_autograds() -> None:
-    model = double_model(seed=3)
+@episodic
+def test_its_own_derivative_equals_autograds(can_terminate: bool) -> None:
+    model = double_model(seed=3, can_terminate=can_terminate)
     z = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
     actions = torch.randn(4, 2, 2, dtype=torch.float64).requires_grad_()
     wanted = [z, actions, *model.plan_parameters()]

@@ -1,6 +1,7 @@
 """Small episodes whose numbers tell where they come from, and a naive model of the buffer."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,12 +15,13 @@ PIXELS = EnvSpec(
 )
 
 
-def state_episode(number: int, length: int) -> Episode:
+def state_episode(number: int, length: int, *, terminated: bool = False) -> Episode:
     """Observation t is [number, t]; action t is [t + 1/2]; reward t is 100 number + t."""
     time = np.arange(length + 1, dtype=np.float32)
     obs = np.stack([np.full_like(time, number), time], axis=1)
     action = (time[:-1, None] + 0.5).astype(np.float32)
-    return Episode(obs, action, (100 * number + time[:-1]).astype(np.float32))
+    reward = (100 * number + time[:-1]).astype(np.float32)
+    return Episode(obs, action, reward, terminated=(time[1:] == length) & terminated)
 
 
 def pixel_episode(number: int, length: int) -> Episode:
@@ -30,7 +32,7 @@ def pixel_episode(number: int, length: int) -> Episode:
     late = np.arange(length + 1)
     obs = np.concatenate([frames[np.maximum(late - k, 0)] for k in (2, 1, 0)], axis=1)
     plain = state_episode(number, length)
-    return Episode(obs, plain.action, plain.reward)
+    return replace(plain, obs=obs)
 
 
 def make_buffer(

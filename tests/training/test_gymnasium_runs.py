@@ -19,9 +19,10 @@ def test_the_folder_has_the_environments_name_and_kwargs_arrive(tmp_path: Path) 
 @pytest.mark.parametrize("name", ["Falls", "RandomLength"])
 def test_a_resumed_run_of_uneven_episodes_ends_in_the_same_bytes(tmp_path: Path, name: str) -> None:
     words = ("task=gym", f"env_id=gymnasium_fakes:{name}-v0", "mode=back_plan")
-    assert run_debug(tmp_path / "whole", *words) == 0
-    assert run_debug(tmp_path / "resumed", *words, "train_steps=33") == 0
-    assert run_debug(tmp_path / "resumed", *words) == 0
+    words += ("theseus_start_step=24", "eval_freq=40")
+    assert run_debug(tmp_path / "whole", *words, "train_steps=48") == 0
+    assert run_debug(tmp_path / "resumed", *words, "train_steps=30") == 0
+    assert run_debug(tmp_path / "resumed", *words, "train_steps=48") == 0
     whole, resumed = run_folder(tmp_path / "whole"), run_folder(tmp_path / "resumed")
     assert fingerprint(resumed) == fingerprint(whole)
     assert all(0 <= r["episode_success"] <= 1 for r in records(whole, "eval"))

@@ -290,4 +290,5 @@ def _noise_episode(spec: EnvSpec, rng: np.random.Generator) -> Episode:
         obs=obs,
         action=rng.uniform(-1, 1, (length, spec.action_dim)).astype(np.float32),
         reward=rng.uniform(0, 1, length).astype(np.float32),
+        terminated=np.zeros(length, np.bool_),
     )

@@ -203,8 +203,8 @@ def _refuse_observations(space: Space[Any]) -> None:
         )
 
 
-def one_line(error: BaseException) -> str:
-    """What an exception says, as one line without Gymnasium's colours."""
+def one_line(error: BaseException | str) -> str:
+    """What an exception or a warning says, as one line without Gymnasium's colours."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     text = " ".join(text.split()) or type(error).__name__
     return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -47,6 +47,8 @@ class Learner:
             "value_loss": config.value_coef,
             "value_s_loss": config.value_coef,
         }
+        if model.episodic:
+            self._coefficients["termination_loss"] = config.termination_coef
         self._model_loss = compiler(self._eager_model_loss, "the model update")
         self._policy_loss = compiler(self._eager_policy_loss, "the policy update")
 
@@ -75,7 +77,11 @@ class Learner:
                 loss.weighted / config.horizon, self._model_optimizer.parameters
             )
             grad_norm = self._model_optimizer.step(gradients, lr)
-            pi_loss = self._update_policy(loss.latents, lr, torch.isfinite(grad_norm))
+            alive = None
+            if batch.terminated is not None and batch.inside is not None:
+                alive = losses.still_running(batch.terminated, batch.inside)
+            finite = torch.isfinite(grad_norm)
+            pi_loss = self._update_policy(loss.latents, lr, finite, alive)
         metrics = {**loss.terms, "grad_norm": grad_norm, "pi_loss": pi_loss}
         # The one wait for the device: all that must be known here comes in one piece.
         known = torch.cat([loss.priority, torch.stack([grad_norm, pi_loss])]).cpu()
@@ -95,7 +101,10 @@ class Learner:
     def _loss_on(self, batch: Batch) -> losses.ModelLoss:
         obs, next_obs = self._augment(batch)
         noise = self._policy_noise(batch.action.shape)
-        return self._model_loss(obs, next_obs, batch.action, batch.reward, batch.weight, noise)
+        return self._model_loss(
+            *(obs, next_obs, batch.action, batch.reward, batch.weight, noise),
+            *(batch.terminated, batch.inside),
+        )
 
     def _eager_model_loss(
         self,
@@ -105,6 +114,8 @@ class Learner:
         reward: Float[Tensor, "H B 1"],
         weight: Float[Tensor, "B"],
         noise: Float[Tensor, "H B A"] | None,
+        terminated: Float[Tensor, "H B 1"] | None,
+        inside: Float[Tensor, "H B 1"] | None,
     ) -> losses.ModelLoss:
         return losses.model_loss(
             self._model,
@@ -118,22 +129,28 @@ class Learner:
             discount=self._config.discount,
             rho=self._config.rho,
             coefficients=self._coefficients,
+            terminated=terminated,
+            inside=inside,
         )
 
     def _eager_policy_loss(
-        self, latents: Float[Tensor, "H_1 B Z"], noise: Float[Tensor, "H_1 B A"] | None
+        self,
+        latents: Float[Tensor, "H_1 B Z"],
+        noise: Float[Tensor, "H_1 B A"] | None,
+        alive: Float[Tensor, "H_1 B 1"] | None,
     ) -> Float[Tensor, ""]:
-        return losses.policy_loss(self._model, latents, self._config.rho, noise)
+        return losses.policy_loss(self._model, latents, self._config.rho, noise, alive)
 
     def _update_policy(
         self,
         latents: Float[Tensor, "H_1 B Z"],
         lr: float,
         allowed: Bool[Tensor, ""] | None = None,
+        alive: Float[Tensor, "H_1 B 1"] | None = None,
     ) -> Float[Tensor, ""]:
         noise = self._policy_noise((*latents.shape[:2], self._model.action_dim))
         with self._autocast():
-            loss = self._policy_loss(latents, noise)
+            loss = self._policy_loss(latents, noise, alive)
         gradients = torch.autograd.grad(loss, self._policy_optimizer.parameters)
         grad_norm = self._policy_optimizer.step(gradients, lr, allowed)
         return torch.where(torch.isfinite(grad_norm), loss.detach(), grad_norm)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from difftori.model.world_model import WorldModel
 from difftori.planning.returns import rollout
@@ -40,16 +41,20 @@ def td_targets(
     reward: Float[Tensor, "H B 1"],
     discount: float,
     policy_noise: Float[Tensor, "H B A"] | None,
+    terminated: Float[Tensor, "H B 1"] | None = None,
 ) -> tuple[Float[Tensor, "H B 1"], Float[Tensor, "H B 1"]]:
     """y_t and yˢ_t, the temporal-difference targets of the latent and observation critics.
 
     y_t = r_t + γ min_i Q̄_i(h(o_{t+1}), a'),  yˢ_t = r_t + γ min_i Q̄_iˢ(o_{t+1}, a'), with
-    a' = π̃(h(o_{t+1})): the online encoder and policy, the target critics.
+    a' = π̃(h(o_{t+1})): the online encoder and policy, the target critics. After a step that
+    terminated its episode nothing comes: y_t and yˢ_t are r_t there. ``terminated`` is None where
+    no episode can.
     """
     z_next = model.encode(next_obs)
     next_action = model.policy(z_next, policy_noise)
-    y = reward + discount * torch.minimum(*target.q(z_next, next_action))
-    y_obs = reward + discount * torch.minimum(*target.q_obs(next_obs, next_action))
+    ahead = discount if terminated is None else discount * (1 - terminated)
+    y = reward + ahead * torch.minimum(*target.q(z_next, next_action))
+    y_obs = reward + ahead * torch.minimum(*target.q_obs(next_obs, next_action))
     return y, y_obs
 
 
@@ -66,8 +71,12 @@ def model_loss(
     discount: float,
     rho: float,
     coefficients: Mapping[str, float],
+    terminated: Float[Tensor, "H B 1"] | None = None,
+    inside: Float[Tensor, "H B 1"] | None = None,
 ) -> ModelLoss:
     """Consistency, reward and value losses along an H-step latent rollout.
+
+    An episodic model also has the binary cross-entropy of where episodes end.
 
     Args:
         obs: o_0 ``[B, *O]``, augmented.
@@ -76,11 +85,13 @@ def model_loss(
         policy_noise: noise of the targets' policy samples, already times its std.
         rho: ρ, the weight of each later step relative to the one before.
         coefficients: of ``consistency_loss``, ``reward_loss``, ``value_loss`` and
-            ``value_s_loss``, exactly these.
+            ``value_s_loss``, and an episodic model's ``termination_loss``, exactly these.
+        terminated: 1 where a step ended its episode; an episodic model needs it.
+        inside: 0 for the steps of a sequence beyond its episode's end, which do not count.
     """
     with torch.no_grad():
         z_target = target.encode(next_obs)
-        y, y_obs = td_targets(model, target, next_obs, reward, discount, policy_noise)
+        y, y_obs = td_targets(model, target, next_obs, reward, discount, policy_noise, terminated)
     latents = rollout(model, model.encode(obs), action)
     z, z_next = latents[:-1], latents[1:]
     q1, q2 = model.q(z, action)
@@ -90,12 +101,19 @@ def model_loss(
 
     steps = torch.arange(len(action), device=weight.device)
     rho_t = (rho**steps).to(reward.dtype).view(-1, 1, 1)
+    if inside is not None:
+        rho_t = rho_t * inside
     losses = {
         "consistency_loss": (z_next - z_target).square().mean(dim=-1, keepdim=True),
         "reward_loss": (predicted - reward).square(),
         "value_loss": (q1 - y).square() + (q2 - y).square(),
         "value_s_loss": (q1_obs - y_obs).square() + (q2_obs - y_obs).square(),
     }
+    if model.episodic:
+        assert terminated is not None, "an episodic model needs to know where episodes ended"
+        losses["termination_loss"] = functional.binary_cross_entropy_with_logits(
+            model.termination_logit(z, action), terminated, reduction="none"
+        )
     assert losses.keys() == coefficients.keys(), (losses.keys(), coefficients.keys())
     summed = {name: (rho_t * loss).sum(dim=0).squeeze(1) for name, loss in losses.items()}
     total = sum(
@@ -114,14 +132,30 @@ def model_loss(
     )
 
 
+def still_running(
+    terminated: Float[Tensor, "H B 1"], inside: Float[Tensor, "H B 1"]
+) -> Float[Tensor, "H_1 B 1"]:
+    """1 for those of the H+1 observations of a sequence from which its episode could go on.
+
+    A terminated step's next observation is none of them, a truncated one's is.
+    """
+    return torch.cat([torch.ones_like(inside[:1]), inside * (1 - terminated)])
+
+
 def policy_loss(
     model: WorldModel,
     latents: Float[Tensor, "T B Z"],
     rho: float,
     policy_noise: Float[Tensor, "T B A"] | None,
+    alive: Float[Tensor, "T B 1"] | None = None,
 ) -> Float[Tensor, ""]:
-    """−Σ_t ρ^t mean_B min_i Q_i(z_t, π̃(z_t)) on given latents (TD-MPC, eq. 10)."""
+    """−Σ_t ρ^t mean_B min_i Q_i(z_t, π̃(z_t)) on given latents (TD-MPC, eq. 10).
+
+    ``alive`` is 0 for the latents after an episode's end, which do not count.
+    """
     q = torch.minimum(*model.q(latents, model.policy(latents, policy_noise)))
+    if alive is not None:
+        q = alive * q
     rho_t = (rho ** torch.arange(len(latents), device=latents.device)).to(q.dtype)
     return -(rho_t * q.mean(dim=(1, 2))).sum()
 

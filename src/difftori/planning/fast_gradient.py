@@ -6,6 +6,11 @@ For G(a) = Σ_{t<H} γ^t R(z_t, a_t) + γ^H V(z_H), V(z) = min_i Q_i(z, π(z)), 
     λ_H = γ^H ∇V(z_H)
     λ_t = γ^t ∂R/∂z + (∂d/∂z)ᵀ λ_{t+1},      ∂G/∂a_t = γ^t ∂R/∂a + (∂d/∂a)ᵀ λ_{t+1}
 
+Where episodes can end, c(z, a) = 1 − p the probability that one goes on, C_t = Π_{k<t} c_k and W_t
+the return from step t of an episode that still runs, W_t = R_t + γ c_t W_{t+1}, W_H = V:
+
+    γ^t becomes γ^t C_t, and λ_t, ∂G/∂a_t have one more term, γ^{t+1} C_t W_{t+1} ∂c(z_t, a_t)
+
 The same numbers as ``returns.plan_return`` and autograd, in one pass forward and one back; both
 passes are ordinary differentiable operations.
 """
@@ -17,6 +22,7 @@ from torch.nn import functional
 
 from difftori.model.world_model import WorldModel
 from difftori.planning import tape
+from difftori.planning.returns import survival
 
 
 def return_and_gradient(
@@ -36,14 +42,23 @@ def return_and_gradient(
     rewards, reward_tape = tape.forward(model._reward, z_a)
     value, costate = _terminal(model, latents[-1])
 
+    weights = [discount**t for t in range(horizon)]
+    discounts = torch.tensor(weights, dtype=z.dtype, device=z.device).view(-1, 1, 1)
+    discounts = discounts.expand_as(rewards)
+    slopes = None
+    if model.episodic:
+        ends = _Ends(model._termination, z_a)
+        slopes = ends.slopes(rewards, value, discounts, discount)
+        discounts, costate = ends.alive[:-1] * discounts, ends.alive[-1] * costate
+        rewards, value = ends.alive[:-1] * rewards, ends.alive[-1] * value
+
     G = rewards[0]
     for t in range(1, horizon):
         G = G + discount**t * rewards[t]
     G = G + discount**horizon * value
-
-    weights = [discount**t for t in range(horizon)]
-    seeds = torch.tensor(weights, dtype=z.dtype, device=z.device).view(-1, 1, 1)
-    reward_slopes = tape.backward(model._reward, reward_tape, seeds.expand_as(rewards))
+    reward_slopes = tape.backward(model._reward, reward_tape, discounts)
+    if slopes is not None:
+        reward_slopes = reward_slopes + slopes
     reward_z, reward_a = reward_slopes.split([latent_dim, actions.shape[-1]], dim=-1)
     costate = discount**horizon * costate
     hidden = []
@@ -54,6 +69,33 @@ def return_and_gradient(
             costate = torch.addmm(reward_z[t], slope, dynamics.weight_z)
     gradient = reward_a + torch.stack(hidden[::-1]) @ dynamics.weight_a
     return G, gradient
+
+
+class _Ends:
+    """Where the episode may end along a plan."""
+
+    def __init__(self, network: nn.Sequential, z_a: Float[Tensor, "H B ZA"]) -> None:
+        self._network = network
+        logits, self._tape = tape.forward(network, z_a)
+        self._going_on = torch.sigmoid(-logits)
+        self.alive = survival(self._going_on)
+        """C_0 … C_H, ``[H+1, B, 1]``"""
+
+    def slopes(
+        self,
+        rewards: Float[Tensor, "H B 1"],
+        value: Float[Tensor, "B 1"],
+        discounts: Float[Tensor, "H B 1"],
+        discount: float,
+    ) -> Float[Tensor, "H B ZA"]:
+        """γ^{t+1} C_t W_{t+1} ∂c(z_t, a_t), given R_t, V and γ^t."""
+        returns = [value]
+        for t in reversed(range(1, len(rewards))):
+            returns.append(rewards[t] + discount * self._going_on[t] * returns[-1])
+        # c is σ(−logit), and its derivative −c (1 − c)
+        of_logit = -self._going_on * (1 - self._going_on)
+        c = discount * discounts * self.alive[:-1] * torch.stack(returns[::-1]) * of_logit
+        return tape.backward(self._network, self._tape, c)
 
 
 class _Dynamics:

@@ -3,11 +3,13 @@
 from collections import deque
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from difftori.replay.layout import (
+    act_columns,
     episode_rows,
     frame_shape,
     slot_bytes,
@@ -73,10 +75,12 @@ class ReplayBuffer:
         shape = frame_shape(spec.obs_shape, spec.frame_stack)
         pin = device.type == "cpu" and self._compute_device.type == "cuda"
         self._frames = RowStore(self._slots, shape, spec.obs_dtype, device, pin=pin)
-        # action and reward side by side, to be gathered at once
-        self._acts = RowStore(self._slots, (spec.action_dim + 1,), torch.float32, device, pin=pin)
+        # action, reward and end side by side, to be gathered at once
+        self._acts = RowStore(self._slots, (act_columns(spec),), torch.float32, device, pin=pin)
         self._tree = PriorityTree(self._slots, alpha)
         self._step = torch.zeros(self._slots, dtype=torch.int32)
+        self._steps_left = torch.zeros(self._slots, dtype=torch.int32)
+        """transitions from a slot to its episode's end"""
         self._lengths: deque[int] = deque()
         """transitions of each live episode, oldest first"""
         self._transitions_through: Tensor | None = None
@@ -104,6 +108,11 @@ class ReplayBuffer:
         return range(self._episodes_added - len(self._lengths), self._episodes_added)
 
     @property
+    def _reward_ends(self) -> int:
+        """the column behind the reward's"""
+        return self.spec.action_dim + 1
+
+    @property
     def can_sample(self) -> bool:
         """Whether any stored sequence of H transitions can be drawn."""
         return self._tree.drawable > 0
@@ -123,7 +132,13 @@ class ReplayBuffer:
         slots = torch.arange(start, start + length + 1) % self._slots
         obs = self._observations(slots, 0)[0]
         acts = self._acts.gather(slots[:-1]).cpu().numpy()
-        return Episode(obs=obs.cpu().numpy(), action=acts[:, :-1].copy(), reward=acts[:, -1].copy())
+        action, reward, terminated = np.split(acts, [self.spec.action_dim, self._reward_ends], 1)
+        return Episode(
+            obs=obs.cpu().numpy(),
+            action=action.copy(),
+            reward=reward[:, 0].copy(),
+            terminated=np.any(terminated, axis=1, keepdims=True)[:, 0],
+        )
 
     # ---- in
 
@@ -137,7 +152,8 @@ class ReplayBuffer:
         largest = float(self._tree.max())
         priority = torch.zeros(len(episode) + 1, dtype=torch.float64)
         # before anything can be drawn the largest priority is zero, and would stay so for ever
-        priority[: max(0, len(episode) - self.horizon)] = largest if largest > 0 else 1.0
+        drawable = len(episode) if self.spec.can_terminate else len(episode) - self.horizon
+        priority[: max(0, drawable)] = largest if largest > 0 else 1.0
         while (
             self._num_transitions + len(episode) > self.capacity
             or self._end_slot - self._first_slot + len(priority) > self._slots
@@ -151,6 +167,7 @@ class ReplayBuffer:
         self._frames.write(self._end_slot % self._slots, frames)
         self._acts.write(self._end_slot % self._slots, acts)
         self._step[slots] = torch.arange(len(frames), dtype=torch.int32)
+        self._steps_left[slots] = torch.arange(len(frames) - 1, -1, -1, dtype=torch.int32)
         self._lengths.append(len(acts))
         self._transitions_through = None
         self._end_slot += len(frames)
@@ -186,15 +203,19 @@ class ReplayBuffer:
         mass = self._tree.mass[index]
         weight = ((mass.min() / mass) ** self._beta).float()
         obs = self._observations(index, self.horizon)
-        steps = (index + torch.arange(self.horizon)[:, None]) % self._slots
+        after = torch.arange(self.horizon)[:, None]
+        inside = after < self._steps_left[index]
+        steps = torch.where(inside, index + after, index) % self._slots
         acts = self._move(self._acts.gather(steps))
         return Batch(
             obs=obs[0],
             next_obs=obs[1:],
-            action=acts[..., :-1],
-            reward=acts[..., -1:],
+            action=acts[..., : self.spec.action_dim],
+            reward=acts[..., self.spec.action_dim : self._reward_ends],
             weight=self._move(weight),
             index=self._move(index),
+            terminated=acts[..., self._reward_ends :] if self.spec.can_terminate else None,
+            inside=self._move(inside[..., None].float()) if self.spec.can_terminate else None,
         )
 
     def uniform_observations(self, n: int) -> Shaped[Tensor, "n ..."]:
@@ -244,6 +265,9 @@ class ReplayBuffer:
         if stack > 1:
             # before an episode's first frame there is only that frame again
             offset = torch.maximum(offset, -self._step[slots].long())
+        if self.spec.can_terminate:
+            # beyond an episode's last observation there is only that one again
+            offset = torch.minimum(offset, self._steps_left[slots].long())
         frames = self._frames.gather((slots + offset) % self._slots)
         # moved to the computing device as single frames, and only there copied into stacks
         return stack_frames(self._move(frames), stack)

@@ -21,9 +21,14 @@ def memory_bytes(spec: EnvSpec, capacity: int) -> int:
 def slot_bytes(spec: EnvSpec) -> int:
     """Bytes of one slot, its share of the bookkeeping included."""
     frame = int(np.prod(frame_shape(spec.obs_shape, spec.frame_stack))) * spec.obs_dtype.itemsize
-    action_and_reward = 4 * (spec.action_dim + 1)
-    step, priority, mass_and_its_sum = 4, 8, 16
-    return frame + action_and_reward + step + priority + mass_and_its_sum
+    steps, priority, mass_and_its_sum = 8, 8, 16
+    return frame + 4 * act_columns(spec) + steps + priority + mass_and_its_sum
+
+
+def act_columns(spec: EnvSpec) -> int:
+    """float32 numbers of a transition beside its observation: action, reward and, where episodes
+    can end by themselves, whether this one did."""
+    return spec.action_dim + 1 + spec.can_terminate
 
 
 def frame_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:
@@ -66,7 +71,7 @@ def stack_frames(
 
 
 def episode_rows(episode: Episode, spec: EnvSpec, longest: int) -> tuple[Tensor, Tensor]:
-    """Frames ``[L+1, *frame]`` and actions with rewards ``[L, A+1]``, as slots hold them.
+    """Frames ``[L+1, *frame]`` and the rest ``[L, act_columns]``, as slots hold them.
 
     Raises ValueError if the episode is empty, longer than ``longest`` transitions, not of the
     environment's shapes and dtypes, not finite, or not a running stack of frames.
@@ -78,9 +83,12 @@ def episode_rows(episode: Episode, spec: EnvSpec, longest: int) -> tuple[Tensor,
     _check("obs", episode.obs, (length + 1, *spec.obs_shape), obs_dtype)
     _check("action", episode.action, (length, spec.action_dim), np.float32)
     _check("reward", episode.reward, (length,), np.float32)
+    _check("terminated", episode.terminated, (length,), np.bool_)
     frames = newest_frames(episode.obs, spec.frame_stack)
-    acts = np.concatenate([episode.action, episode.reward[:, None]], axis=1)
-    return torch.tensor(frames), torch.from_numpy(acts)
+    acts = [episode.action, episode.reward[:, None]]
+    if spec.can_terminate:
+        acts.append(episode.terminated[:, None].astype(np.float32))
+    return torch.tensor(frames), torch.from_numpy(np.concatenate(acts, axis=1))
 
 
 def _check(name: str, value: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:

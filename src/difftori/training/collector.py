@@ -89,6 +89,7 @@ class Collector:
         episode.obs.append(_finite_obs(next_obs))
         episode.action.append(action)
         episode.reward.append(float(reward))
+        episode.terminated = bool(terminated)
         episode.carry = plan.carry
         if "success" in info:
             episode.success = float(info["success"])

@@ -243,7 +243,7 @@ def _first_env(config: Config) -> tuple[ControlEnv, EnvSpec]:
             logger.warning(remark)
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(str(error)) from error
-    if spec.episode_length <= config.learner.horizon:
+    if spec.episode_length <= config.learner.horizon and not spec.can_terminate:
         raise ConfigError(
             f"horizon={config.learner.horizon} needs episodes longer than that; those of "
             f"{spec.task} have {spec.episode_length} agent steps"

@@ -63,6 +63,8 @@ class OpenEpisode:
     obs: list[np.ndarray]
     action: list[np.ndarray] = field(default_factory=list)
     reward: list[float] = field(default_factory=list)
+    terminated: bool = False
+    """the last step ended the episode by itself; never so in a checkpoint"""
     carry: Tensor | None = None
     """what the planner wants back at the next step"""
     success: float | None = None
@@ -76,10 +78,13 @@ class OpenEpisode:
         return {"reward": reward, "success": self.success, "success_any": self.success_any}
 
     def finish(self) -> Episode:
+        terminated = np.zeros(len(self.reward), np.bool_)
+        terminated[-1] = self.terminated
         return Episode(
             obs=np.stack(self.obs),
             action=np.stack(self.action),
             reward=np.asarray(self.reward, dtype=np.float32),
+            terminated=terminated,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,176 @@
+"""What the learner makes of episodes that end by themselves."""
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from builders import tiny_config, tiny_model, tiny_spec
+from difftori.learning import losses
+from difftori.learning.learner import Learner
+from difftori.model.world_model import WorldModel
+from difftori.planning.returns import plan_return, rollout
+from difftori.replay import ReplayBuffer
+from difftori.types import EnvSpec, Episode
+
+DISCOUNT = 0.9
+LAST_REWARD = 20.0
+LENGTH = 4
+CONFIG = tiny_config(
+    "mode=default", lr=3e-3, discount=DISCOUNT, tau=0.1, batch_size=32, mlp_dim=32, latent_dim=8
+)
+EPISODIC = EnvSpec("chain", "state", (LENGTH + 1,), 1, 20, 1, can_terminate=True)
+
+
+def chain(rng: np.random.Generator, *, terminated: bool) -> Episode:
+    """Rewards 1, 1, 1 and a large last one; the observation says which step it is."""
+    obs = np.eye(LENGTH + 1, dtype=np.float32)
+    reward = np.array([1.0] * (LENGTH - 1) + [LAST_REWARD], np.float32)
+    action = rng.uniform(-1, 1, (LENGTH, 1)).astype(np.float32)
+    ends = (np.arange(LENGTH) == LENGTH - 1) & terminated
+    return Episode(obs, action, reward, ends)
+
+
+@functools.cache
+def trained(*, terminated: bool, updates: int = 400) -> WorldModel:
+    """On fifty such episodes, which all end or are all cut."""
+    torch.manual_seed(0)
+    model = WorldModel(EPISODIC, CONFIG.model)
+    learner = Learner(model, CONFIG.learner, generator=torch.Generator(), max_nonfinite=1)
+    buffer = ReplayBuffer(
+        EPISODIC,
+        capacity=1000,
+        horizon=CONFIG.replay.horizon,
+        alpha=0.6,
+        beta=0.4,
+        storage_device="cpu",
+        compute_device="cpu",
+        generator=torch.Generator(),
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        buffer.add(chain(rng, terminated=terminated))
+    for step in range(updates):
+        batch = buffer.sample(32)
+        _, priority = learner.update(batch, step)
+        assert priority is not None
+        buffer.update_priorities(batch.index, priority)
+    return model
+
+
+def values(model: WorldModel) -> tuple[Tensor, Tensor]:
+    """Both kinds of critics along the chain, ``[LENGTH]`` each."""
+    obs, action = torch.eye(LENGTH + 1)[:-1], torch.zeros(LENGTH, 1)
+    with torch.no_grad():
+        latent = torch.minimum(*model.q(model.encode(obs), action))
+        return latent[:, 0], torch.minimum(*model.q_obs(obs, action))[:, 0]
+
+
+def true_values() -> Tensor:
+    rewards = [1.0] * (LENGTH - 1) + [LAST_REWARD]
+    ahead = [sum(DISCOUNT**k * r for k, r in enumerate(rewards[t:])) for t in range(LENGTH)]
+    return torch.tensor(ahead)
+
+
+def test_values_are_those_of_an_episode_that_ends() -> None:
+    model = trained(terminated=True)
+    for learned in values(model):
+        torch.testing.assert_close(learned, true_values(), rtol=0.1, atol=0.5)
+
+
+def test_values_go_on_where_an_episode_was_only_cut() -> None:
+    """Truncated is not terminated: the same rewards, and the targets look beyond the last one."""
+    model = trained(terminated=False)
+    for learned in values(model):
+        assert learned[-1] > LAST_REWARD + 2
+
+
+def test_the_model_learns_where_episodes_end_and_plans_stop_there() -> None:
+    model = trained(terminated=True)
+    with torch.no_grad():
+        z = model.encode(torch.eye(LENGTH + 1)[:-1])
+        ends = torch.sigmoid(model.termination_logit(z, torch.zeros(LENGTH, 1)))[:, 0]
+        assert (ends[:-1] < 0.1).all()
+        assert ends[-1] > 0.9
+        G = plan_return(model, z[-1:], torch.zeros(3, 1, 1), DISCOUNT)
+    assert float(G) == pytest.approx(LAST_REWARD, abs=2.0)
+
+
+def episodic_arguments(model: WorldModel, batch: int = 3) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ends = torch.zeros(3, batch, 1)
+    inside = torch.ones(3, batch, 1)
+    ends[0, 0], inside[1:, 0] = 1, 0  # ends after one step
+    inside[2, 1] = 0  # is cut after two
+    return {
+        "obs": torch.randn(batch, 5, generator=generator),
+        "next_obs": torch.randn(3, batch, 5, generator=generator),
+        "action": torch.rand(3, batch, 2, generator=generator),
+        "reward": torch.rand(3, batch, 1, generator=generator),
+        "weight": torch.ones(batch),
+        "terminated": ends,
+        "inside": inside,
+    }
+
+
+def loss_of(model: WorldModel, arguments: dict[str, Tensor]) -> losses.ModelLoss:
+    coefficients = dict.fromkeys(("consistency_loss", "reward_loss", "value_loss"), 1.0)
+    return losses.model_loss(
+        model,
+        model,
+        **arguments,
+        policy_noise=None,
+        discount=DISCOUNT,
+        rho=0.5,
+        coefficients=coefficients | {"value_s_loss": 1.0, "termination_loss": 1.0},
+    )
+
+
+def episodic_model() -> WorldModel:
+    return tiny_model(tiny_config(), replace(tiny_spec(), can_terminate=True))
+
+
+def test_nothing_beyond_an_episodes_end_is_learned_from() -> None:
+    model = episodic_model()
+    arguments = episodic_arguments(model)
+    changed = {name: value.clone() for name, value in arguments.items()}
+    outside = arguments["inside"][..., 0] == 0
+    for name in ("next_obs", "action", "reward"):
+        changed[name][outside] = 3.0
+    ours, theirs = loss_of(model, arguments), loss_of(model, changed)
+    assert torch.equal(ours.weighted, theirs.weighted)
+    assert torch.equal(ours.priority, theirs.priority)
+
+
+def test_the_cross_entropy_is_of_the_steps_that_were_taken() -> None:
+    model = episodic_model()
+    arguments = episodic_arguments(model)
+    z = rollout(model, model.encode(arguments["obs"]), arguments["action"])[:-1]
+    probability = torch.sigmoid(model.termination_logit(z, arguments["action"]))
+    right = torch.where(arguments["terminated"] == 1, probability, 1 - probability)
+    rho = torch.tensor([1, 0.5, 0.25]).view(3, 1, 1)
+    expected = -(rho * arguments["inside"] * right.log()).sum(dim=0).mean()
+    torch.testing.assert_close(
+        loss_of(model, arguments).terms["termination_loss"], expected.detach()
+    )
+
+
+def test_the_policy_learns_where_the_episode_still_runs() -> None:
+    arguments = episodic_arguments(episodic_model())
+    alive = losses.still_running(arguments["terminated"], arguments["inside"])
+    assert alive[:, 0, 0].tolist() == [1, 0, 0, 0]
+    assert alive[:, 1, 0].tolist() == [1, 1, 1, 0]  # what a cut leaves is a state like any other
+    assert alive[:, 2, 0].tolist() == [1, 1, 1, 1]
+
+
+def test_a_task_that_cannot_end_has_no_such_network() -> None:
+    models = []
+    for can_terminate in (False, True):
+        torch.manual_seed(0)
+        models.append(WorldModel(replace(tiny_spec(), can_terminate=can_terminate), CONFIG.model))
+    fewer, more = (model.state_dict() for model in models)
+    assert {name.split(".")[0] for name in more.keys() - fewer.keys()} == {"_termination"}
+    assert all(torch.equal(fewer[name], more[name]) for name in fewer)
