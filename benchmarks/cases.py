@@ -14,13 +14,13 @@ from torch import Tensor
 
 from difftori.compiling.compiler import Compiler
 from difftori.config import Config, compose
+from difftori.envs import env_from_config
 from difftori.learning import losses
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient
 from difftori.model.world_model import WorldModel
 from difftori.planning.trajectory import TrajectoryPlanner
 from difftori.replay import ReplayBuffer
-from difftori.training.build import env_factory
 from difftori.types import Batch, EnvSpec, Episode
 
 EPISODE = 500
@@ -50,7 +50,6 @@ class Bench:
     """What the rows share."""
 
     compiled: bool
-    say: Callable[[str], None]
     fp32_rate: float = field(init=False)
     bf16_rate: float = field(init=False)
     bandwidth: float = field(init=False)
@@ -90,7 +89,7 @@ class Bench:
         return model
 
     def compiler(self) -> Compiler:
-        return Compiler(self.compiled, announce=self.say, warn=self.say)
+        return Compiler(self.compiled)
 
     def plan_floor_ms(self, model: WorldModel, config: Config, differentiated: int) -> float:
         """Reading the weights; a differentiated iteration reads them three times as often."""
@@ -307,13 +306,12 @@ def replay_draw(bench: Bench) -> Case:
 def episode(bench: Bench, name: str, precision: str, reach: float) -> Case:
     config = bench.config(precision=precision)
     sides = Sides(bench, config)
-    new_env = env_factory(config)
     batch = random_batch(config, config.learner.batch_size)
     learner = new_learner(bench, copy.deepcopy(sides.model), config)
     agent = published.Agent(copy.deepcopy(sides.model), config)
 
     def side(plan: Callable[[Tensor], Tensor], learn: Callable[[], Any]) -> Callable[[], None]:
-        env, _ = new_env()
+        env, _ = env_from_config(config.env)
         latest = [env.reset(seed=0)[0]]
 
         def piece() -> None:
@@ -325,7 +323,7 @@ def episode(bench: Bench, name: str, precision: str, reach: float) -> Case:
 
         return piece
 
-    env, _ = new_env()
+    env, _ = env_from_config(config.env)
     env.reset(seed=0)
     step_ms = machine.median_ms(lambda: env.step(np.zeros(2, np.float32)), 50)
     update_floor = update(bench, name, "state", precision, config.learner.batch_size, 0).floor_ms

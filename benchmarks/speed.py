@@ -13,6 +13,7 @@ that are measured at the start (``machine.py``).
 import argparse
 import copy
 import json
+import logging
 import re
 import statistics
 import sys
@@ -122,13 +123,14 @@ def main() -> None:
         help="write where our time goes to NAME.txt there",
     )
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     console = Console(width=None if sys.stdout.isatty() else 160)
     keep_freed_memory()
     if arguments.profiles:
         arguments.profiles.mkdir(parents=True, exist_ok=True)
         torch._inductor.config.cpp.enable_kernel_profile = True
     console.print("measuring this machine's rates …")
-    bench = Bench(compiled=not arguments.eager, say=console.print)
+    bench = Bench(compiled=not arguments.eager)
     console.print(bench.machine_line)
     done: list[tuple[Case, Measured]] = []
     for name in arguments.rows:

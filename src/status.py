@@ -20,18 +20,18 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="a list with an object for each run")
     options = parser.parse_args()
 
-    from difftori.report.progress import find_runs, listed_slurm_jobs, read_progress
-    from difftori.report.progress_table import show
+    from difftori.report.run_state import find_begun_or_queued, listed_slurm_jobs, read_state
+    from difftori.report.run_table import show
 
     if not options.folder.exists():
         cli.fail(f"{options.folder} does not exist; a study makes it within its first seconds")
     if not options.folder.is_dir():
         cli.fail(f"{options.folder} is not a folder")
-    folders = find_runs(options.folder)
+    folders = find_begun_or_queued(options.folder)
     if not folders:
         cli.fail(f"there are no runs in {options.folder}")
     jobs = listed_slurm_jobs()
-    runs = [read_progress(folder, jobs) for folder in folders]
+    runs = [read_state(folder, jobs) for folder in folders]
     if options.json:
         print(json.dumps([run.as_json() for run in runs], indent=1, allow_nan=False))
     else:

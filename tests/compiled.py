@@ -21,12 +21,9 @@ from difftori.compiling.compiler import EAGER, Compiler
 from difftori.learning import losses
 from difftori.learning.learner import Learner
 from difftori.planning.actor import Actor
+from parity import StrictCompiler
 
 CONFIG = tiny_config("mode=back_plan", horizon=2, max_iterations=4, backward_num_iterations=2)
-
-
-def fail(text: str) -> None:
-    raise RuntimeError(text)
 
 
 def plan(compiler: Compiler) -> list[Tensor]:
@@ -46,21 +43,6 @@ def plan(compiler: Compiler) -> list[Tensor]:
     return [planned.action, *torch.autograd.grad(loss, model.plan_parameters())]
 
 
-def act(compiler: Compiler) -> list[Tensor]:
-    """A plan over one step, without a gradient: little to compile."""
-    actor = Actor(tiny_model(CONFIG), CONFIG, compiler)
-    with torch.no_grad():
-        planned = actor.act(
-            random_obs(1),
-            episode_start_step=CONFIG.actor.planner_start_step,
-            update_step=0,
-            carry=None,
-            explore=False,
-            generators=generators(1),
-        )
-    return [planned.action]
-
-
 def learn(compiler: Compiler) -> list[Tensor]:
     """Losses, priorities and parameters after three updates."""
     model, generator = tiny_model(CONFIG), torch.Generator().manual_seed(0)
@@ -73,12 +55,12 @@ def learn(compiler: Compiler) -> list[Tensor]:
     return [*metrics.values(), priority, *model.parameters()]
 
 
-def compare(name: str, function: Any, *args: Any, backend: str = "aot_eager") -> None:
+def compare(name: str, function: Any, backend: str) -> None:
     torch._dynamo.reset()
     counters.clear()
-    compiled = function(Compiler(True, warn=fail, backend=backend), *args)
+    compiled = function(StrictCompiler(True, backend=backend))
     graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
-    eager = function(EAGER, *args)
+    eager = function(EAGER)
     deviation = max(
         float((a - b).detach().abs().max()) for a, b in zip(compiled, eager, strict=True)
     )
@@ -86,10 +68,12 @@ def compare(name: str, function: Any, *args: Any, backend: str = "aot_eager") ->
 
 
 def main() -> None:
-    compare("plan", plan)
+    backends = {"": "aot_eager"}
     if shutil.which("g++") or shutil.which("clang++"):
-        compare("plan by the real compiler", act, backend="inductor")
-    compare("update", learn)
+        backends[" by the real compiler"] = "inductor"
+    for by, backend in backends.items():
+        compare("plan" + by, plan, backend=backend)
+        compare("update" + by, learn, backend=backend)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,16 @@ FULL_HORIZON_STEP = 10**9
 """an agent step at which every schedule has ended"""
 
 
+class StrictCompiler(Compiler):
+    """Has no eager fallback: numbers of the eager code would say nothing of the compiled one."""
+
+    def _first_run(self, name: str, *args: Any) -> Any:
+        result, version = super()._first_run(name, *args)
+        if version is None:
+            raise RuntimeError(f"{name} could not be compiled")
+        return result, version
+
+
 @dataclass(frozen=True)
 class Deviation:
     quantity: str
@@ -82,12 +92,6 @@ class Case:
         known |= {"theseus_start_step": 0, "seed_steps": 0}
         modality = known.pop("modality")
         return compose(f"mode={mode}", f"modality={modality}", *self.overrides, **known)
-
-    def compiler(self, config: Config) -> Compiler:
-        def fail(text: str) -> None:
-            raise RuntimeError(text)
-
-        return Compiler(config.run.compile, warn=fail)
 
     def model(self, config: Config) -> WorldModel:
         shape = tuple(self.hyper["obs_shape"])
@@ -131,7 +135,7 @@ def act(actor: Actor, obs: Tensor, differentiate: bool) -> Any:
 
 def check_theseus_forward(case: Case) -> Iterator[Deviation]:
     config = case.config("theseus_forward")
-    actor = Actor(case.model(config), config, case.compiler(config))
+    actor = Actor(case.model(config), config, StrictCompiler(config.run.compile))
     actions = torch.cat([act(actor, obs, False).action for obs in case.data["plan/obs"]])
     yield absolute("theseus_forward/action", actions, case.data["theseus_forward/action"])
 
@@ -139,7 +143,7 @@ def check_theseus_forward(case: Case) -> Iterator[Deviation]:
 def check_back_plan(case: Case) -> Iterator[Deviation]:
     config, data = case.config("back_plan"), case.data
     model = case.model(config)
-    actor = Actor(model, config, case.compiler(config))
+    actor = Actor(model, config, StrictCompiler(config.run.compile))
     plan_gradient = PlanGradient(model, config.plan_gradient, max_nonfinite=1)
     actions, losses = [], []
     for obs in data["plan/obs"]:
@@ -181,7 +185,7 @@ def check_update(case: Case) -> Iterator[Deviation]:
         config.learner,
         generator=torch.Generator(),
         max_nonfinite=1,
-        compiler=case.compiler(config),
+        compiler=StrictCompiler(config.run.compile),
     )
     learner.target.load_state_dict(case.weights["model_target"])
     horizon = config.learner.horizon

@@ -13,6 +13,7 @@ from difftori.checkpoints.checkpoint import read_latest
 from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.published_weights import read_weights
 from difftori.checkpoints.tree_file import CheckpointError, load_tree
+from difftori.compiling.float32_matmul import set_tf32
 from difftori.config import Config, ConfigError, from_flat, one_line, resolve_device
 from difftori.envs import ControlEnv
 from difftori.envs.rendering import prepare_suite_rendering
@@ -77,6 +78,7 @@ def load_agent(
     config = from_flat({**read_config(run), "device": device, "buffer_device": "cpu"})
     if threads is not None:
         torch.set_num_threads(threads)
+    set_tf32(config.run.tf32)
     if film or config.env.modality == "pixels":
         try:
             prepare_suite_rendering(config.env.suite)

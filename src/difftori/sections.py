@@ -96,6 +96,8 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
+    """``tf32`` is younger than some runs, which can still be evaluated."""
+
     task: str
     modality: Literal["state", "pixels"]
     preset: str
@@ -105,6 +107,7 @@ class RunConfig(Section):
     device: str
     buffer_device: str
     threads: Count | None
+    tf32: bool = False
     log_dir: Path
     compile: bool
     start_from: Path | None
@@ -198,6 +201,8 @@ class MppiConfig(Section):
 
 
 class TrajectoryConfig(Section):
+    """``gradient`` is younger than some runs, which can still be evaluated."""
+
     max_iterations: Count
     step_size: Positive
     damping: NonNegative
@@ -206,6 +211,7 @@ class TrajectoryConfig(Section):
     backward_mode: Literal["truncated", "unroll"]
     backward_num_iterations: Count
     solver: Literal["residual", "published"]
+    gradient: Literal["adjoint", "autograd"] = "adjoint"
     first_guess_noise: Literal["explore", "always", "never"]
     explore_noise: NonNegative
     min_std: NonNegative

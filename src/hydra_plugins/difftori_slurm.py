@@ -51,7 +51,7 @@ class SlurmStudyLauncher(SlurmLauncher):
     ) -> Sequence[JobReturn]:
         # imported here, because Hydra imports this file at every start
         from difftori.monitoring.console import ConsoleReporter
-        from difftori.report.progress import listed_slurm_jobs, slurm_job_of
+        from difftori.report.run_state import listed_slurm_jobs, slurm_job_of
         from difftori.study.jobs import is_finished, mark_queued, read_jobs
         from difftori.study.launch import (
             compose_with,

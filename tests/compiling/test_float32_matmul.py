@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from builders import random_batch, tiny_config, tiny_model
-from difftori.compiling.float32_matmul import fast_float32_products
+from difftori.compiling import float32_matmul
+from difftori.compiling.float32_matmul import fast_float32_matmul, set_tf32
 from difftori.learning import learner, losses
 
 
@@ -12,21 +13,23 @@ def test_keep_float32_accuracy() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(512, 512, generator=generator) for _ in range(2))
     exact = a.double() @ b.double()
-    with fast_float32_products():
+    with fast_float32_matmul():
         product = a @ b
     assert float((product - exact).norm() / exact.norm()) < 1e-6
 
 
 def test_kernels_that_would_round_to_bf16_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for accurate, setting in ((True, "medium"), (False, "highest")):
-        monkeypatch.setattr(products, "medium_is_accurate", lambda accurate=accurate: accurate)
-        with fast_float32_products():
+        monkeypatch.setattr(
+            float32_matmul, "medium_is_accurate", lambda accurate=accurate: accurate
+        )
+        with fast_float32_matmul():
             assert torch.get_float32_matmul_precision() == setting
         assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_the_setting_is_put_back_after_an_error() -> None:
-    with pytest.raises(RuntimeError, match="in between"), fast_float32_products():
+    with pytest.raises(RuntimeError, match="in between"), fast_float32_matmul():
         raise RuntimeError("in between")
     assert torch.get_float32_matmul_precision() == "highest"
 
@@ -43,10 +46,24 @@ def test_updates_use_them_for_large_products(
         return model_loss(*args, **kwargs)
 
     monkeypatch.setattr(losses, "model_loss", recorded)
-    monkeypatch.setattr(products, "medium_is_accurate", lambda: True)
+    monkeypatch.setattr(float32_matmul, "medium_is_accurate", lambda: True)
     monkeypatch.setattr(learner, "LARGE_PRODUCT", large)
     config = tiny_config("mode=default")
     generator = torch.Generator().manual_seed(0)
     new = learner.Learner(tiny_model(config), config.learner, generator=generator, max_nonfinite=1)
     new.update(random_batch(), step=0)
     assert seen == [setting]
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_tf32_is_off_unless_asked_for(enabled: bool) -> None:
+    """torch's own choice for convolutions is on."""
+    set_tf32(enabled)
+    try:
+        assert torch.backends.cudnn.allow_tf32 == enabled
+        assert torch.backends.cuda.matmul.allow_tf32 == enabled
+        with fast_float32_matmul():
+            pass
+        assert torch.backends.cuda.matmul.allow_tf32 == enabled
+    finally:
+        set_tf32(False)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from difftori.compiling.sum_fusion import MergeProducts
+from difftori.compiling.sum_fusion import FuseMatmulSums
 
 PARTS = [torch.randn(4, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
 
@@ -51,7 +51,7 @@ def broadcast(*parts: Tensor) -> Tensor:
 )
 def test_sums_of_products_become_one(function: Callable[..., Tensor], products: int) -> None:
     module = make_fx(function, tracing_mode="fake")(*PARTS)
-    MergeProducts()(module.graph)
+    FuseMatmulSums()(module.graph)
     module.graph.lint()
     module.recompile()
     targets = Counter(node.target for node in module.graph.nodes)

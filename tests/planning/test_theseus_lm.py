@@ -13,13 +13,12 @@ from torch import Tensor
 from builders import random_obs, tiny_config, tiny_model
 from difftori.model.world_model import WorldModel
 from difftori.planning import theseus_lm
+from difftori.planning.published_solver import PublishedSolver
 from difftori.planning.returns import plan_return, policy_rollout
+from difftori.planning.solution import ReturnFunction, SolverOptions
 from difftori.planning.theseus_lm import (
     LevenbergMarquardt,
-    PublishedSolver,
     ResidualSpaceSolver,
-    ReturnFunction,
-    SolverOptions,
     TrajectorySolver,
     residual_space_step,
 )

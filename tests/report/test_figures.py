@@ -1,199 +1,104 @@
-"""Whole pages: pictures, and tables with the numbers that the pictures show."""
+"""The pictures' axes and legends."""
 
-import csv
-from pathlib import Path
-
+import numpy as np
+import pandas as pd
 import pytest
-from report_fakes import make_run
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from difftori.report.figures import Request, make
-from difftori.report.published import read_published
-from difftori.report.runs import RunFolderError, find_run_folders
+from difftori.report.comparison import Comparison
+from difftori.report.figures import PARTIAL, draw_aggregate, draw_curves
+from difftori.report.tables import curves
 
-PUBLISHED = "method,task,modality,env_step,mean,std\n"
-
-
-def study(root: Path, short: int | None = None) -> list[Path]:
-    """Two tasks, two modes, two seeds; the returns of ``back_plan`` are 400 and 600 at the end."""
-    for task in ("cup-catch", "walker-run"):
-        for mode, gain in (("back_plan", 1.0), ("default", 0.5)):
-            for seed in (1, 2):
-                end = gain * (200 + 200 * seed)
-                rewards = {10: 0.0, 20: end / 2, 30: end}
-                if short == seed and mode == "default":
-                    del rewards[30]
-                make_run(root, rewards, task=task, mode=mode, seed=seed)
-    return find_run_folders([root])
+END = 500_000
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def curves_figure(
+    tasks: int, methods: int, published: int = 0, *, scale: float = 1.0, steps: int = 3
+) -> Figure:
+    """Two seeds, of which the second has one evaluation less if ``steps`` are three.
 
-
-def test_each_picture_has_its_tables(tmp_path: Path) -> None:
-    paths = make(Request(study(tmp_path / "logs"), tmp_path / "out"))
-    kinds = ("curves", "aggregate", "profiles")
-    suffixes = ("png", "pdf", "csv", "md")
-    names = {f"{kind}-dmcontrol-state.{suffix}" for kind in kinds for suffix in suffixes}
-    assert {path.name for path in paths} == names
-    for path in paths:
-        assert path.stat().st_size > 100
-    assert (tmp_path / "out/curves-dmcontrol-state.png").read_bytes()[:4] == b"\x89PNG"
-
-    last = rows(tmp_path / "out/curves-dmcontrol-state.csv")[2]
-    assert (last["method"], last["task"], last["env_step"]) == (
-        "back_plan/default",
-        "cup-catch",
-        "30",
-    )
-    assert [float(last[name]) for name in ("value", "ci_low", "ci_high")] == [500, 400, 600]
-    table = (tmp_path / "out/curves-dmcontrol-state.md").read_text()
-    assert "| cup-catch | 30 | 500 [400, 600] | 250 [200, 300] |" in table
-
-    ends = [row for row in rows(tmp_path / "out/aggregate-dmcontrol-state.csv")
-            if row["env_step"] == "30"]  # fmt: skip
-    assert [(row["method"], row["n_tasks"], row["value"]) for row in ends] == [
-        ("back_plan", "2", "0.5"),
-        ("default", "2", "0.25"),
+    Published scores are ``scale`` times those of the first seed.
+    """
+    names = [f"task-{index}-with-a-name" for index in range(tasks)]
+    labels = [f"experiment-{index}" for index in range(methods)]
+    points = [(100_000, 1.0), (200_000, 2.0), (END, 3.0)][:steps]
+    rows = [
+        (task, label, seed, step, seed * score)
+        for task in names
+        for label in labels
+        for seed in (1, 2)
+        for step, score in points[: 2 if seed == 2 else 3]
     ]
-    profile = rows(tmp_path / "out/profiles-dmcontrol-state.csv")
-    shares = {row["threshold"]: row["share"] for row in profile if row["method"] == "back_plan"}
-    assert (shares["0.39"], shares["0.40"], shares["0.60"]) == ("1", "0.5", "0")
-
-    # and can be overlaid like a published one
-    curves, problems = read_published(tmp_path / "out/curves-dmcontrol-state.csv")
-    assert problems == []
-    key = min(curves)
-    assert key == ("back_plan/default", "cup-catch", "state")
-    assert curves[key].mean.scores.tolist() == [0, 250, 500]
-    assert curves[key].seeds == "2"
-
-
-def test_published_curves_stand_in_picture_and_tables(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "published.csv"
-    path.write_text(
-        f"{PUBLISHED}A,cup-catch,state,10,100,5\nA,cup-catch,state,50,500,5\n"
-        "A,walker-run,state,10,100,\nA,walker-run,state,50,900,\nB,cup-catch,pixels,10,1,\n"
-    )
-    make(Request(study(tmp_path / "logs"), tmp_path / "out", published=path))
-    table = (tmp_path / "out/curves-dmcontrol-state.md").read_text()
-    assert "| method | cup-catch at 30 | walker-run at 30 |" in table
-    assert "| back_plan | 500 [400, 600] | 500 [400, 600] |" in table
-    assert "| A | 300 ± 5 | 500 |" in table
-    assert (
-        "| A | published | 30 | 0.400 |"
-        in (tmp_path / "out/aggregate-dmcontrol-state.md").read_text()
-    )
-    assert " B " not in table
-    assert "published" not in capsys.readouterr().err
-
-
-def test_published_curves_beyond_the_axes_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "published.csv"
-    path.write_text(f"{PUBLISHED}A,cup-catch,state,100,100,5\n")
-    make(Request(study(tmp_path / "logs"), tmp_path / "out", published=path))
-    assert "begin at 100 env steps" in capsys.readouterr().err
-
-
-def test_published_curves_that_a_picture_shows_badly_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "published.csv"
-    tasks = ("cup-catch", "walker-run")
-    path.write_text(
-        PUBLISHED + "".join(f"A,{task},state,10,90,\nB,{task},state,31,9,\n" for task in tasks)
-    )
-    folders = [make_run(tmp_path, {30: 1.0}, task=task, episode_length=32) for task in tasks]
-    make(Request(folders, tmp_path / "out", published=path))
-    told = capsys.readouterr().err
-    assert "begin after 30 env steps, so that nothing of them is drawn: B\n" in told
-    assert "larger than these runs can reach, so episodes or units differ: cup-catch, w" in told
-
-
-def test_a_run_in_progress_ends_its_group_and_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folders = study(tmp_path / "logs", short=2)
-    with (
-        next(f for f in folders if f.match("default/default/2"))
-        .joinpath("eval.csv")
-        .open("a") as file
-    ):
-        file.write("30,9")
-    make(Request(folders, tmp_path / "out"))
-    told = capsys.readouterr().err
-    assert "half-written last lines are left out, of 1 run" in told
-    assert "cup-catch state default/default: seed 2 is at 20 of 30 env steps" in told
-    assert "the aggregate of default ends at 20 env steps, which all its runs reached; --d" in told
+    scores = pd.DataFrame(rows, columns=["task", "method", "seed", "env_step", "score"])
+    maxima = dict.fromkeys(names, 1000.0)
+    comparison = Comparison("n", "state", scores, tuple(labels), "Return", maxima, END, ())
     theirs = [
-        row
-        for row in rows(tmp_path / "out/curves-dmcontrol-state.csv")
-        if (row["task"], row["method"]) == ("cup-catch", "default/default")
+        (f"paper-{p}", names[0], step, scale * score, 0.5)
+        for p in range(published)
+        for step, score in points
     ]
-    assert [(row["n_seeds"], row["all_seeds"], row["value"]) for row in theirs] == [
-        ("2", "true", "0"),
-        ("2", "true", "125"),
-        ("1", "false", "200"),
-    ]
-    assert theirs[2]["ci_low"] == ""
+    overlay = pd.DataFrame(theirs, columns=["method", "task", "env_step", "mean", "std"])
+    table = curves(comparison, "mean")
+    return draw_curves(comparison, table, overlay, metric="mean", end=END)
 
 
-def test_unknown_versions_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make(Request(study(tmp_path / "logs"), tmp_path / "out"))
-    sentence = "these runs were made before runs recorded their versions"
-    assert capsys.readouterr().err.count(sentence) == 1
-    pages = {path.name: path.read_text().count(sentence) for path in tmp_path.glob("out/*.md")}
-    assert pages == {
-        "curves-dmcontrol-state.md": 1,
-        "aggregate-dmcontrol-state.md": 0,
-        "profiles-dmcontrol-state.md": 0,
-    }
+def legend_texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-@pytest.mark.parametrize("short", [False, True])
-def test_leaving_out_short_seeds_is_advised_only_where_it_helps(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], short: bool
-) -> None:
-    """Not where a task's whole runs end first, be there a short seed of the longer task or not."""
-    make_run(tmp_path, {10: 1.0, 20: 2.0}, train_steps=20)
-    make_run(tmp_path, {10: 1.0, 20: 2.0, 30: 3.0}, task="walker-run")
-    if short:
-        make_run(tmp_path, {10: 1.0, 20: 2.0}, task="walker-run", seed=2)
-    make(Request(find_run_folders([tmp_path]), tmp_path / "out"))
-    assert "ends at 20 env steps, which all its runs reached\n" in capsys.readouterr().err
+@pytest.mark.parametrize(("tasks", "methods", "published"), [(1, 1, 0), (1, 9, 6), (6, 3, 2)])
+def test_the_legend_covers_nothing_and_fits(tasks: int, methods: int, published: int) -> None:
+    figure = curves_figure(tasks, methods, published)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (legend,) = figure.legends
+    box = legend.get_window_extent(renderer)
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    for axes in figure.axes:
+        assert not box.overlaps(axes.get_tightbbox(renderer))
 
 
-def test_short_seeds_can_be_left_out(tmp_path: Path) -> None:
-    folders = study(tmp_path / "logs", short=2)
-    make(Request(folders, tmp_path / "out", drop_short=True))
-    last = rows(tmp_path / "out/curves-dmcontrol-state.csv")[-1]
-    assert (last["env_step"], last["value"], last["n_seeds"]) == ("30", "200", "1")
+def test_the_legend_names_each_line_once_and_explains_the_dots() -> None:
+    texts = legend_texts(curves_figure(tasks=2, methods=2, published=1))
+    assert texts == ["experiment-0 (2 seeds)", "experiment-1 (2 seeds)", "paper-0", PARTIAL]
 
 
-def test_runs_that_cannot_be_read_are_told_and_the_others_drawn(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    good, bad = make_run(tmp_path, {10: 1.0}), make_run(tmp_path, {10: 1.0}, seed=2)
-    (bad / "config.yaml").write_text("task: [")
-    paths = make(Request([good, bad], tmp_path / "out"))
-    # one run is no profile, one task no aggregate
-    assert {path.name.partition("-")[0] for path in paths} == {"curves"}
-    assert f"{bad / 'config.yaml'} cannot be read" in capsys.readouterr().err
+def test_published_scores_beyond_the_runs_maximum_are_in_the_picture() -> None:
+    ours, higher = (curves_figure(2, 1, 1, scale=scale).axes[0] for scale in (1, 1000))
+    assert ours.get_ylim()[1] == 1030
+    assert higher.get_ylim()[1] > 3000
 
 
-def test_runs_without_evaluations_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="none of these runs has an evaluation yet"):
-        make(Request([make_run(tmp_path, {})], tmp_path / "out"))
+def test_what_was_published_beyond_the_axes_is_not_in_the_legend() -> None:
+    rows = [("drawn", 2, 0, 10, 9.0), ("later", 2, 0, 99, 99.0)]
+    table = pd.DataFrame(rows, columns=["method", "n_tasks", "n_runs", "env_step", "value"])
+    table["ci_low"] = table["ci_high"] = np.nan
+    comparison = Comparison("n", "state", pd.DataFrame(), (), "Return", {}, 50, ())
+    figure = draw_aggregate(comparison, table, metric="mean", end=50)
+    assert 9 < figure.axes[0].get_ylim()[1] < 10
+    assert legend_texts(figure) == ["drawn"]
 
 
-def test_evaluations_that_were_asked_away_are_not_said_to_be_missing(tmp_path: Path) -> None:
-    folder, out = make_run(tmp_path, {10: 1.0, 20: 1.0}), tmp_path / "out"
-    with pytest.raises(RunFolderError, match="at or before 9 env steps; the first is at 10"):
-        make(Request([folder], out, until=9))
-    with pytest.raises(RunFolderError, match="--drop-short leaves out all"):
-        make(Request([folder], out, drop_short=True))
+def test_where_some_seeds_have_no_value_a_line_is_not_solid() -> None:
+    (axes,) = curves_figure(tasks=1, methods=1).axes
+    solid, dotted = axes.lines[:2]
+    assert np.asarray(solid.get_xdata()).tolist() == [100_000, 200_000]
+    assert solid.get_linestyle() == "-"
+    assert np.isfinite(np.asarray(dotted.get_ydata())).tolist() == [False, True, True]
+    (band,) = axes.collections
+    assert band.get_paths()[0].vertices[:, 0].max() == 200_000
+
+
+def test_a_single_evaluation_has_an_error_bar() -> None:
+    (axes,) = curves_figure(tasks=1, methods=1, steps=1).axes
+    (bar,) = (c for c in axes.collections if len(c.get_paths()[0].vertices) == 2)
+    assert bar.get_paths()[0].vertices.tolist() == [[100_000, 1], [100_000, 2]]
+
+
+@pytest.mark.parametrize("tasks", [1, 6])
+def test_the_axis_names_its_end(tasks: int) -> None:
+    axes = curves_figure(tasks, methods=1).axes[0]
+    ticks = [axes.xaxis.get_major_formatter()(tick, 0) for tick in axes.get_xticks()]
+    assert (ticks[0], ticks[-1], len(ticks)) == ("0", "500k", 3 if tasks > 2 else 6)

@@ -6,36 +6,35 @@ from pathlib import Path
 import pytest
 from report_fakes import make_run
 
-from difftori.report.runs import (
-    RunFolderError,
-    RunKey,
-    find_run_folders,
-    last_record,
-    read_run,
-)
+from difftori.report.folders import RunFolderError, find_runs, last_record
+from difftori.report.runs import read_run
 
 
 def test_folders_globs_and_parents_lead_to_the_same_runs_once(tmp_path: Path) -> None:
-    folders = {make_run(tmp_path, {10: 1.0}, seed=seed) for seed in (1, 2)}
-    parent = tmp_path / "cup-catch"
-    assert set(find_run_folders([parent])) == folders
-    assert set(find_run_folders([f"{tmp_path}/*/state/*/default/[12]"])) == folders
-    assert set(find_run_folders([tmp_path, parent, *folders])) == folders
-    assert find_run_folders([f"{tmp_path}/**/1/eval.csv"]) == [min(folders)]
+    folders = {str(make_run(tmp_path, {10: 1.0}, seed=seed)) for seed in (1, 2)}
+    parent = f"{tmp_path}/cup-catch"
+    for places in (
+        [parent],
+        [f"{tmp_path}/*/state/*/default/[12]"],
+        [str(tmp_path), parent, *folders],
+    ):
+        assert {str(folder) for folder in find_runs(places)} == folders
 
 
-@pytest.mark.parametrize("name", ["eval.csv", "config.yaml"])
-def test_a_file_of_a_run_means_that_run_alone(tmp_path: Path, name: str) -> None:
-    folders = [make_run(tmp_path, {10: 1.0}, seed=seed) for seed in (1, 2)]
-    assert find_run_folders([folders[0] / name]) == [folders[0]]
+def test_a_committed_folder_without_logs_is_a_run(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, {10: 1.0})
+    (folder / ".lock").unlink()
+    assert list(find_runs([str(tmp_path)])) == [folder]
 
 
-@pytest.mark.parametrize("name", ["README.md", "config.yaml"])
-def test_another_file_does_not_mean_the_folder_around_it(tmp_path: Path, name: str) -> None:
-    make_run(tmp_path, {10: 1.0})
-    (tmp_path / name).touch()
-    with pytest.raises(RunFolderError, match=f"{name} is no file of a run; give a run's folder"):
-        find_run_folders([tmp_path / name])
+def test_labels_name_arms(tmp_path: Path) -> None:
+    one, two = (make_run(tmp_path, {10: 1.0}, seed=seed) for seed in (1, 2))
+    labelled = make_run(tmp_path / "a=b", {10: 1.0})
+    found = find_runs([f"{tmp_path}/cup-catch", f"fast arm={tmp_path}/*/*/*/*/2"])
+    assert found == {one: "", two: "fast arm"}
+    assert find_runs([f"{tmp_path}/a=b"]) == {labelled: ""}
+    with pytest.raises(RunFolderError, match="labelled both A and B"):
+        find_runs([f"A={one}", f"B={one}"])
 
 
 def test_files_of_trackers_inside_a_run_are_not_runs(tmp_path: Path) -> None:
@@ -44,56 +43,60 @@ def test_files_of_trackers_inside_a_run_are_not_runs(tmp_path: Path) -> None:
         (folder / inner).mkdir(parents=True)
         for name in ("config.yaml", "metrics.jsonl"):
             (folder / inner / name).touch()
-    assert find_run_folders([tmp_path]) == [folder]
+    assert list(find_runs([str(tmp_path)])) == [folder]
 
 
-def test_a_place_without_runs_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="nowhere: no such folder"):
-        find_run_folders([tmp_path / "nowhere"])
-    with pytest.raises(RunFolderError, match="holds no run"):
-        find_run_folders([tmp_path])
+@pytest.mark.parametrize(
+    ("place", "complaint"),
+    [("nowhere", "nowhere: no such folder"), ("", "holds no run"), ("README.md", "holds no run")],
+)
+def test_a_place_without_runs_is_named(tmp_path: Path, place: str, complaint: str) -> None:
+    (tmp_path / "README.md").touch()
+    with pytest.raises(RunFolderError, match=complaint):
+        find_runs([str(tmp_path / place)])
 
 
-def test_a_run_is_read_from_its_own_config(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path, {20: 2.0, 10: 1.0, 30: 3.0}, seed=4))
-    assert run.key == RunKey("cup-catch", "state", "back_plan", "default", 4)
-    assert [(row.env_step, row.reward) for row in run.evaluations] == [(10, 1), (20, 2), (30, 3)]
-    assert not run.is_short
-    assert run.provenance is None
-    assert run.problems == ()
+def test_a_run_is_read_in_order_of_its_steps(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path, {20: 2.0, 10: 1.0, 30: 3.0}), "label")
+    assert run.evaluations["episode_reward"].tolist() == [1, 2, 3]
+    assert (run.label, run.evaluated_until, run.is_short, run.problem) == ("label", 30, False, "")
 
 
 def test_half_a_line_is_not_a_number(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path, {10: 100.0}, tail="20,81"))
-    assert [row.env_step for row in run.evaluations] == [10]
-    assert run.is_short
-    assert run.half_written
+    assert (run.evaluated_until, run.is_short, run.problem) == (10, True, "")
+
+
+@pytest.mark.parametrize("tail", ["", "env_ste", "\n", "env_step,episode_reward\n"])
+def test_a_run_without_evaluations_is_a_run(tmp_path: Path, tail: str) -> None:
+    folder = make_run(tmp_path, {})
+    if tail:
+        (folder / "eval.csv").write_text(tail)
+    run = read_run(folder)
+    assert (run.evaluated_until, run.is_short) == (0, True)
 
 
 def test_rows_without_a_finite_return_are_left_out_and_told(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path, {10: "nan", 20: "", 30: 5.0}, tail="what,is,this\n"))
-    assert [row.env_step for row in run.evaluations] == [30]
-    assert "3 rows" in run.problems[0]
-
-
-def test_a_run_without_evaluations_is_a_run(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path, {}))
-    assert run.evaluated_until == 0
-    assert run.is_short
+    rewards = {10: "nan", 20: "", 30: 5.0, 40: "inf"}
+    run = read_run(make_run(tmp_path, rewards, tail="what,is,this\n1,2,3,4,5\n"))
+    assert run.evaluations["env_step"].tolist() == [30]
+    assert "5 rows" in run.problem
 
 
 def test_the_last_evaluation_is_due_at_the_last_multiple(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path, {20: 1.0}, train_steps=29))
-    assert run.last_eval_due == 20
-    assert not run.is_short
+    assert not read_run(make_run(tmp_path, {20: 1.0}, train_steps=29)).is_short
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("task: [", "cannot be read"),
+        ("task: [", "config.yaml"),
         ("- a list", "holds no keys"),
         ("task: cup-catch", "lacks modality"),
+        (
+            "{task: t, modality: m, mode: n, exp_name: e, seed: 1, train_steps: 9, eval_freq: 0}",
+            "eval_freq=0",
+        ),
     ],
 )
 def test_a_config_that_describes_no_run_is_one_line(
@@ -106,22 +109,13 @@ def test_a_config_that_describes_no_run_is_one_line(
     assert "\n" not in str(raised.value)
 
 
-def test_a_length_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="eval_freq=0"):
-        read_run(make_run(tmp_path, {}, eval_freq=0))
-
-
-def test_provenance_is_read_or_its_fault_told(tmp_path: Path) -> None:
-    record = {"versions": {"torch": "2"}, "git_commit": "abc", "git_dirty": True, "host": "h"}
-    folder = make_run(tmp_path, {10: 1.0}, provenance=record)
-    provenance = read_run(folder).provenance
-    assert provenance is not None
-    assert (provenance.versions, provenance.git_commit) == ({"torch": "2"}, "abc")
-    assert provenance.git_dirty
+def test_the_latest_session_says_what_a_run_was_made_with(tmp_path: Path) -> None:
+    sessions = [{"git_commit": "a", "versions": {}}, {"git_commit": "b", "versions": {"x": "1"}}]
+    folder = make_run(tmp_path, {10: 1.0}, provenance={"sessions": sessions})
+    made_with = read_run(folder).made_with
+    assert (made_with["the commit"], made_with["x"]) == ("b", "1")
     (folder / "provenance.json").write_text('{"versions": {"tor')
-    run = read_run(folder)
-    assert run.provenance is None
-    assert "provenance.json cannot be read" in run.problems[0]
+    assert read_run(folder).made_with == {}
 
 
 def test_the_last_record_is_the_last_whole_one(tmp_path: Path) -> None:
@@ -131,12 +125,3 @@ def test_the_last_record_is_the_last_whole_one(tmp_path: Path) -> None:
     assert last_record(tmp_path) == lines[1]
     assert last_record(tmp_path, "eval") == lines[0]
     assert last_record(tmp_path / "nowhere") is None
-
-
-def test_the_latest_session_of_a_run_says_where_it_comes_from(tmp_path: Path) -> None:
-    folder = make_run(tmp_path, {10: 1.0})
-    sessions = [{"git_commit": "a", "versions": {}}, {"git_commit": "b", "versions": {"x": "1"}}]
-    (folder / "provenance.json").write_text(json.dumps({"sessions": sessions}))
-    provenance = read_run(folder).provenance
-    assert provenance is not None
-    assert (provenance.git_commit, provenance.versions) == ("b", {"x": "1"})

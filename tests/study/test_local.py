@@ -15,7 +15,7 @@ import pytest
 from difftori.checkpoints.lock import RunLock
 from difftori.monitoring.console import ConsoleReporter
 from difftori.monitoring.status import read_status, write_status
-from difftori.report.progress import read_progress
+from difftori.report.run_state import read_state
 from difftori.study.jobs import Job
 from difftori.study.local import LocalStudy
 from difftori.study.outcome import Outcome, exit_code, summary
@@ -101,7 +101,7 @@ def test_runs_that_end_badly_do_not_end_the_others(
     assert exit_code(list(outcomes.values())) == 1
     # what their own processes could not tell
     for number in (0, 2, 3):
-        run = read_progress(study.jobs[number].folder)
+        run = read_state(study.jobs[number].folder)
         assert (run.state, run.reason in outcomes[number].detail) == ("failed", True)
     assert not list(study.jobs[0].config.run.log_dir.rglob(".queued"))
 

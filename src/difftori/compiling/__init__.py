@@ -1,1 +1,1 @@
-"""torch.compile for planner and updates, and faster float32 products."""
+"""torch.compile for planner and updates, and the precision of float32 products."""

@@ -1,51 +1,54 @@
-"""torch.compile with manners: says when it takes its time, and steps aside where it cannot work.
+"""torch.compile with announcements and an eager fallback.
 
 The compiled function and its eager twin are one body: ``Compiler`` wraps it, or hands it back.
 """
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 
 class Compiler:
     """Wraps functions of tensors; without ``enabled`` it hands them back as they are.
 
-    Each new shape compiles once in a process (and is then cached on disk by torch): that is
-    announced before, and again with the seconds it took. The first failure, on a machine without
-    a C++ compiler for example, is one warning, and everything runs as it is from then on.
+    Each new shape compiles once in a process, forward and backward (and is then cached on disk by
+    torch): that is announced before, and again with the seconds it took. The first failure, on a
+    machine without a C++ compiler for example, is one warning, and everything runs as it is from
+    then on.
     """
 
-    def __init__(
-        self,
-        enabled: bool,
-        *,
-        announce: Callable[[str], None] = lambda text: None,
-        warn: Callable[[str], None] = lambda text: None,
-        backend: str | Callable[..., Any] = "inductor",
-    ) -> None:
+    def __init__(self, enabled: bool, *, backend: str | Callable[..., Any] = "inductor") -> None:
         self.enabled = enabled
         self._backend = backend
-        self._announce = announce
-        self._warn = warn
 
-    def __call__(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """``function`` of tensors, compiled without graph breaks; ``name`` is for the user.
+    def __call__(
+        self, function: Callable[..., Any], name: str, *, with_graph: Sequence[int] = ()
+    ) -> Callable[..., Any]:
+        """``function``, compiled without graph breaks; ``name`` is for the user.
 
-        It may read nothing but its arguments and weights that stay where they are: a version is
-        chosen by the arguments' kinds alone, see ``_kind``.
+        Its arguments are tensors, None, or dataclasses of tensors. It may read nothing else but
+        weights that stay where they are: a version is chosen by ``_kind`` alone.
+
+        Args:
+            with_graph: positions of tensors that come with and without a graph, and need no
+                version for each: where gradients are on, they are given one.
         """
         if not self.enabled:
             return function
         versions: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
-        def run(*args: Tensor | None) -> Any:
+        def run(*args: Any) -> Any:
             if not self.enabled:
                 return function(*args)
+            args = _given_graphs(args, with_graph)
             kind = _kind(args)
             if kind in versions:
                 return versions[kind](*args)
@@ -56,64 +59,98 @@ class Compiler:
 
         return run
 
-    def _compiled(
-        self, function: Callable[..., Any], args: Sequence[Tensor | None]
-    ) -> Callable[..., Any]:
+    def _first_run(
+        self, name: str, function: Callable[..., Any], args: Sequence[Any]
+    ) -> tuple[Any, Callable[..., Any] | None]:
+        """The result, and the compiled version unless it cannot be compiled."""
+        shapes = ", ".join("×".join(map(str, tensor.shape)) for tensor in _tensors(args))
+        logger.info(f"compiling {name} for {shapes}: this takes up to a minute, once")
+        begin = time.monotonic()
+        try:
+            # The backward pass too, which would else be compiled when it first runs: unguarded.
+            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+                version = self._compiled(function, args)
+                result = version(*args)
+        except Exception as error:  # the compiler raises many kinds; eager is always right
+            if _is_out_of_memory(error):
+                raise
+            self.enabled = False
+            reason = " ".join(str(error).split("\n\n")[0].split())
+            logger.warning(f"compile=true is off: {name} cannot be compiled here ({reason})")
+            return function(*args), None
+        logger.info(f"compiled {name} in {time.monotonic() - begin:.0f} s")
+        return result, version
+
+    def _compiled(self, function: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:
         alias: Any = lambda *args: function(*args)  # noqa: E731, no shape checks of the tests in it
         # torch keeps what it compiled with the code object: each version has one of its own.
         code = alias.__code__.replace()
         version = FunctionType(code, alias.__globals__, "version", None, alias.__closure__)
         options: dict[str, Any] = {}
         if self._backend == "inductor":
-            from difftori.compiling.sum_fusion import MergeProducts  # imports the compiler
+            from difftori.compiling.sum_fusion import FuseMatmulSums  # imports the compiler
 
-            # In this process, not in workers that a Ctrl-C would hit.
-            torch._inductor.config.compile_threads = 1
+            on_cpu = all(tensor.is_cpu for tensor in _tensors(args))
+            if on_cpu:
+                # In this process, not in workers that a Ctrl-C would hit.
+                torch._inductor.config.compile_threads = 1
             # What torch would check before each call, weight by weight, is known: see _kind.
             options["guard_filter_fn"] = lambda guards: [False for _ in guards]
-            options["post_grad_custom_pre_pass"] = MergeProducts()
-            options["cpp_wrapper"] = all(arg is None or arg.is_cpu for arg in args)
+            options["post_grad_custom_pre_pass"] = FuseMatmulSums()
+            options["cpp_wrapper"] = on_cpu
         return torch.compile(
             version, fullgraph=True, dynamic=False, backend=self._backend, options=options or None
         )
 
-    def _first_run(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        args: Sequence[Tensor | None],
-    ) -> tuple[Any, Callable[..., Any] | None]:
-        """The result, and the compiled version unless it cannot be compiled."""
-        shapes = ", ".join("×".join(map(str, arg.shape)) for arg in args if arg is not None)
-        self._announce(f"compiling {name} for {shapes}: this takes up to a minute, once")
-        begin = time.monotonic()
-        try:
-            version = self._compiled(function, args)
-            result = version(*args)
-        except Exception as error:  # the compiler raises many kinds; eager is always right
-            self.enabled = False
-            reason = " ".join(str(error).split("\n\n")[0].split())
-            self._warn(f"compile=true is off: {name} cannot be compiled here ({reason})")
-            return function(*args), None
-        self._announce(f"compiled {name} in {time.monotonic() - begin:.0f} s")
-        return result, version
+
+def _given_graphs(args: tuple[Any, ...], positions: Sequence[int]) -> tuple[Any, ...]:
+    if not torch.is_grad_enabled():
+        return args
+    return tuple(
+        arg.detach().requires_grad_() if i in positions and not arg.requires_grad else arg
+        for i, arg in enumerate(args)
+    )
 
 
-def _kind(args: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """What a compiled version is for."""
+def _tensors(args: Sequence[Any]) -> Iterator[Tensor]:
+    for arg in args:
+        if isinstance(arg, Tensor):
+            yield arg
+        elif is_dataclass(arg):
+            yield from _tensors([getattr(arg, field.name) for field in fields(arg)])
+
+
+def _kind(args: Sequence[Any]) -> tuple[Any, ...]:
+    """What a compiled version is for: the arguments, and the state of torch that products read."""
     with_graph = torch.is_grad_enabled()
-    kinds = [
-        None
-        if arg is None
-        else (arg.shape, _strides(arg), arg.dtype, arg.device, with_graph and arg.requires_grad)
-        for arg in args
+    tensors = [
+        (t.shape, _strides(t), t.dtype, t.device, with_graph and t.requires_grad)
+        for t in _tensors(args)
     ]
-    return (with_graph, *kinds)
+    missing = tuple(arg is None for arg in args)
+    return (with_graph, missing, *_precision(tensors[0][3].type if tensors else "cpu"), *tensors)
 
 
-def _strides(arg: Tensor) -> tuple[int, ...]:
+def _precision(device: str) -> tuple[Any, ...]:
+    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    return (autocast, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
     """In memory; that of a single row or column says nothing."""
-    return tuple(stride for size, stride in zip(arg.shape, arg.stride(), strict=True) if size > 1)
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tuple(stride for size, stride in sizes if size > 1)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, as itself or as what another error came from."""
+    while error is not None:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        if "can't allocate memory" in str(error):  # torch's RuntimeError on a CPU
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 EAGER = Compiler(False)

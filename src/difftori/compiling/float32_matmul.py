@@ -1,4 +1,4 @@
-"""float32 products by oneDNN, where that keeps float32 accuracy."""
+"""How float32 products are computed: on a GPU in TF32 if asked for, on a CPU by oneDNN if exact."""
 
 import functools
 from collections.abc import Iterator
@@ -10,8 +10,17 @@ FLOAT32_ACCURACY = 1e-5
 """relative; float32 kernels err by 1e-7 to 1e-6 here, bf16 ones by 1e-3"""
 
 
+def set_tf32(enabled: bool) -> None:
+    """Let a GPU's float32 products and convolutions round to TF32's three digits, or not.
+
+    torch itself rounds those of convolutions unless told otherwise.
+    """
+    torch.set_float32_matmul_precision("high" if enabled else "highest")
+    torch.backends.cudnn.allow_tf32 = enabled
+
+
 @contextmanager
-def fast_float32_products() -> Iterator[None]:
+def fast_float32_matmul() -> Iterator[None]:
     """Let the CPU's float32 products use oneDNN's kernels, unless they would round to bf16.
 
     torch's precision ``medium`` hands float32 products to oneDNN. With AVX-512 these are float32

@@ -15,14 +15,14 @@ from torch.fx import Graph, Node
 aten = torch.ops.aten
 
 
-class MergeProducts(CustomGraphPass):
+class FuseMatmulSums(CustomGraphPass):
     """For inductor's ``post_grad_custom_pre_pass``."""
 
     def __call__(self, graph: Graph) -> None:
         """Rewrite each sum in ``graph`` with two or more products among its terms."""
         for node in list(graph.nodes):
             if _is_sum(node) and not _is_inside_a_sum(node):
-                _merge_terms(graph, node)
+                _fuse_terms(graph, node)
         graph.eliminate_dead_code()
 
     def uuid(self) -> bytes:
@@ -30,7 +30,7 @@ class MergeProducts(CustomGraphPass):
         return get_hash_for_files((__file__,))
 
 
-def _merge_terms(graph: Graph, total: Node) -> None:
+def _fuse_terms(graph: Graph, total: Node) -> None:
     terms = list(_terms(total))
     products = [term for term in terms if term.target == aten.mm.default and len(term.users) == 1]
     if len(products) < 2:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from difftori.compiling.compiler import EAGER, Compiler
-from difftori.compiling.float32_matmul import fast_float32_products
+from difftori.compiling.float32_matmul import fast_float32_matmul
 from difftori.learning import losses
 from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.optimizer import GuardedAdam
@@ -165,7 +165,7 @@ class Learner:
         """Fast float32 kernels where they win: for large products."""
         large = self._config.batch_size * self._model.hidden_dim >= LARGE_PRODUCT
         return (
-            fast_float32_products() if large and self._model.device.type == "cpu" else nullcontext()
+            fast_float32_matmul() if large and self._model.device.type == "cpu" else nullcontext()
         )
 
     def _autocast(self) -> torch.autocast:

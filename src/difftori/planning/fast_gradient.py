@@ -6,23 +6,78 @@ For G(a) = Σ_{t<H} γ^t R(z_t, a_t) + γ^H V(z_H), V(z) = min_i Q_i(z, π(z)), 
     λ_H = γ^H ∇V(z_H)
     λ_t = γ^t ∂R/∂z + (∂d/∂z)ᵀ λ_{t+1},      ∂G/∂a_t = γ^t ∂R/∂a + (∂d/∂a)ᵀ λ_{t+1}
 
-Where episodes can end, c(z, a) = 1 − p the probability that one goes on, C_t = Π_{k<t} c_k and W_t
-the return from step t of an episode that still runs, W_t = R_t + γ c_t W_{t+1}, W_H = V:
-
-    γ^t becomes γ^t C_t, and λ_t, ∂G/∂a_t have one more term, γ^{t+1} C_t W_{t+1} ∂c(z_t, a_t)
+In an episodic model c(z, a) is the probability that the episode goes on, C_t = Π_{k<t} c_k, and W_t
+the return from step t of an episode that still runs: W_t = R_t + γ c_t W_{t+1}, W_H = V. There γ^t
+becomes γ^t C_t, and λ_t and ∂G/∂a_t have one more term, γ^{t+1} C_t W_{t+1} ∂c(z_t, a_t).
 
 The same numbers as ``returns.plan_return`` and autograd, in one pass forward and one back; both
-passes are ordinary differentiable operations.
+passes are ordinary differentiable operations. ``returns.py`` is where a plan is scored; here its
+derivative is written out for the networks of ``WorldModel``, and ``unknown_part`` tells when a
+model has anything else in it. ``gradient_function`` then leaves the gradient to autograd.
 """
+
+import copy
+import logging
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from difftori.compiling.compiler import Compiler
 from difftori.model.world_model import WorldModel
 from difftori.planning import tape
-from difftori.planning.returns import survival
+from difftori.planning.returns import plan_return, survival
+from difftori.planning.solution import GradientFunction, flatten, unflatten
+from difftori.sections import TrajectoryConfig
+
+logger = logging.getLogger(__name__)
+
+
+def gradient_function(
+    model: WorldModel, config: TrajectoryConfig, compiler: Compiler
+) -> GradientFunction | None:
+    """G(clamp(a, −1, 1)) and its gradient, or None where that is autograd's to find."""
+    if config.gradient == "autograd":
+        return None
+    unknown = unknown_part(model)
+    if unknown is not None:
+        logger.info(f"the planner's gradient is autograd's: the adjoint does not know {unknown}")
+        return None
+    return AdjointGradient(model, config.discount, compiler)
+
+
+class AdjointGradient:
+    """G(clamp(a, −1, 1)) of flat plans and its gradient, compiled if that is asked for."""
+
+    def __init__(self, model: WorldModel, discount: float, compiler: Compiler) -> None:
+        self._model = model
+        self._discount = discount
+        # The first differentiated iteration's plan has no graph, the later ones' have.
+        self._compiled = compiler(self._clamped, "the planner", with_graph=(0,))
+        self._discounts: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+    def __call__(
+        self, flat_actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]
+    ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B D"]]:
+        """The gradient is zero where an action is outside the box."""
+        horizon = flat_actions.shape[1] // self._model.action_dim
+        key = (horizon, z.dtype, z.device)
+        if key not in self._discounts:
+            # made once: in the loop, it would be a copy that waits for the device
+            self._discounts[key] = discounts(self._discount, horizon, z)
+        return self._compiled(flat_actions, z, self._discounts[key])
+
+    def _clamped(self, flat_actions: Tensor, z: Tensor, discounts: Tensor) -> tuple[Tensor, Tensor]:
+        actions = unflatten(flat_actions.clamp(-1, 1), self._model.action_dim)
+        G, gradient = return_and_gradient(self._model, z, actions, self._discount, discounts)
+        return G, flatten(gradient) * (flat_actions.abs() <= 1)
+
+
+def discounts(discount: float, horizon: int, like: Tensor) -> Float[Tensor, "H 1 1"]:
+    """γ^t, t < H."""
+    weights = [discount**t for t in range(horizon)]
+    return torch.tensor(weights, dtype=like.dtype, device=like.device).view(-1, 1, 1)
 
 
 def return_and_gradient(
@@ -30,8 +85,14 @@ def return_and_gradient(
     z: Float[Tensor, "B Z"],
     actions: Float[Tensor, "H B A"],
     discount: float,
+    discounts: Float[Tensor, "H 1 1"],
 ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "H B A"]]:
-    """G and ∂G/∂a, row by row; ``actions`` as they are (clamping is the caller's)."""
+    """G and ∂G/∂a, row by row; ``actions`` as they are (clamping is the caller's).
+
+    Args:
+        discount: γ, per agent step.
+        discounts: γ^t, t < H.
+    """
     horizon, latent_dim = len(actions), z.shape[-1]
     dynamics = _Dynamics(model._dynamics, latent_dim, actions)
     latents = [z]
@@ -42,32 +103,31 @@ def return_and_gradient(
     rewards, reward_tape = tape.forward(model._reward, z_a)
     value, costate = _terminal(model, latents[-1])
 
-    weights = [discount**t for t in range(horizon)]
-    discounts = torch.tensor(weights, dtype=z.dtype, device=z.device).view(-1, 1, 1)
-    discounts = discounts.expand_as(rewards)
-    slopes = None
+    weights = discounts.expand_as(rewards)
+    slopes_of_ends = None
     if model.episodic:
         ends = _Ends(model._termination, z_a)
-        slopes = ends.slopes(rewards, value, discounts, discount)
-        discounts, costate = ends.alive[:-1] * discounts, ends.alive[-1] * costate
+        slopes_of_ends = ends.slopes(rewards, value, weights, discount)
+        weights, costate = ends.alive[:-1] * weights, ends.alive[-1] * costate
         rewards, value = ends.alive[:-1] * rewards, ends.alive[-1] * value
 
     G = rewards[0]
     for t in range(1, horizon):
         G = G + discount**t * rewards[t]
     G = G + discount**horizon * value
-    reward_slopes = tape.backward(model._reward, reward_tape, discounts)
-    if slopes is not None:
-        reward_slopes = reward_slopes + slopes
-    reward_z, reward_a = reward_slopes.split([latent_dim, actions.shape[-1]], dim=-1)
+
+    slopes = tape.backward(model._reward, reward_tape, weights)
+    if slopes_of_ends is not None:
+        slopes = slopes + slopes_of_ends
+    slope_z, slope_a = slopes.split([latent_dim, actions.shape[-1]], dim=-1)
     costate = discount**horizon * costate
     hidden = []
     for t in reversed(range(horizon)):
-        slope = dynamics.pull_back_to_hidden(t, costate)
-        hidden.append(slope)
+        of_hidden = dynamics.pull_back_to_hidden(t, costate)
+        hidden.append(of_hidden)
         if t > 0:
-            costate = torch.addmm(reward_z[t], slope, dynamics.weight_z)
-    gradient = reward_a + torch.stack(hidden[::-1]) @ dynamics.weight_a
+            costate = torch.addmm(slope_z[t], of_hidden, dynamics.weight_z)
+    gradient = slope_a + torch.stack(hidden[::-1]) @ dynamics.weight_a
     return G, gradient
 
 
@@ -85,7 +145,7 @@ class _Ends:
         self,
         rewards: Float[Tensor, "H B 1"],
         value: Float[Tensor, "B 1"],
-        discounts: Float[Tensor, "H B 1"],
+        weights: Float[Tensor, "H B 1"],
         discount: float,
     ) -> Float[Tensor, "H B ZA"]:
         """γ^{t+1} C_t W_{t+1} ∂c(z_t, a_t), given R_t, V and γ^t."""
@@ -94,8 +154,8 @@ class _Ends:
             returns.append(rewards[t] + discount * self._going_on[t] * returns[-1])
         # c is σ(−logit), and its derivative −c (1 − c)
         of_logit = -self._going_on * (1 - self._going_on)
-        c = discount * discounts * self.alive[:-1] * torch.stack(returns[::-1]) * of_logit
-        return tape.backward(self._network, self._tape, c)
+        of_end = discount * weights * self.alive[:-1] * torch.stack(returns[::-1]) * of_logit
+        return tape.backward(self._network, self._tape, of_end)
 
 
 class _Dynamics:
@@ -104,28 +164,24 @@ class _Dynamics:
     def __init__(
         self, network: nn.Sequential, latent_dim: int, actions: Float[Tensor, "H B A"]
     ) -> None:
-        first, second, third = network[0], network[2], network[4]
+        first = network[0]
         assert isinstance(first, nn.Linear)
-        assert isinstance(second, nn.Linear)
-        assert isinstance(third, nn.Linear)
-        self._second, self._third = second, third
+        self._later_layers = list(network)[1:]
         self.weight_z, self.weight_a = first.weight.split([latent_dim, actions.shape[-1]], dim=1)
         self._from_actions = functional.linear(actions, self.weight_a, first.bias)
-        self._hidden: list[tuple[Tensor, Tensor]] = []
+        self._tapes: list[tape.Tape] = []
 
     def step(self, t: int, z: Float[Tensor, "B Z"]) -> Float[Tensor, "B Z"]:
-        one = functional.elu(torch.addmm(self._from_actions[t], z, self.weight_z.t()))
-        two = functional.elu(self._second(one))
-        self._hidden.append((one, two))
-        return self._third(two)
+        hidden = torch.addmm(self._from_actions[t], z, self.weight_z.t())
+        z_next, recorded = tape.forward(self._later_layers, hidden)
+        self._tapes.append(recorded)
+        return z_next
 
     def pull_back_to_hidden(
         self, t: int, costate: Float[Tensor, "B Z"]
     ) -> Float[Tensor, "B hidden"]:
-        """λ_{t+1} pulled back to the first layer's output, before its ELU."""
-        one, two = self._hidden[t]
-        slope = (costate @ self._third.weight) * tape.elu_slope(two)
-        return (slope @ self._second.weight) * tape.elu_slope(one)
+        """λ_{t+1} pulled back to the first layer's output."""
+        return tape.backward(self._later_layers, self._tapes[t], costate)
 
 
 def _terminal(
@@ -144,3 +200,44 @@ def _terminal(
     slope_z, slope_a = slopes.split([z.shape[-1], action.shape[-1]], dim=-1)
     through_policy = tape.backward(model._pi, policy_tape, slope_a * (1 - action.square()))
     return torch.minimum(q1, q2), slope_z + through_policy
+
+
+# ---- the guard
+
+
+def unknown_part(model: WorldModel) -> str | None:
+    """What of the model the adjoint does not know; None if it knows all of it.
+
+    Layer by layer, and the model's methods by what they compute.
+    """
+    if type(model) is not WorldModel:
+        return f"a {type(model).__name__}"
+    networks = ("_dynamics", "_reward", "_pi", "_Q1", "_Q2")
+    for name in (*networks, "_termination") if model.episodic else networks:
+        unknown = tape.unknown_part(getattr(model, name))
+        if unknown is not None:
+            return f"{unknown} in {name}"
+    if not isinstance(model._dynamics[0], nn.Linear):
+        return f"{type(model._dynamics[0]).__name__} as the first layer of _dynamics"
+    if not _agrees_with_returns(model):
+        return "what the model's methods compute from its networks"
+    return None
+
+
+@torch.enable_grad()
+def _agrees_with_returns(model: WorldModel) -> bool:
+    """Whether both ways give the same G and gradient, for random weights and a random plan."""
+    generator = torch.Generator().manual_seed(0)
+    twin = copy.deepcopy(model).to_empty(device="cpu").double()
+    for parameter in twin.parameters():
+        parameter.data.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+    first = twin._dynamics[0]
+    assert isinstance(first, nn.Linear)
+    latent_dim = first.in_features - twin.action_dim
+    z = torch.randn(1, latent_dim, dtype=torch.float64, generator=generator)
+    shape = (3, 1, twin.action_dim)
+    actions = torch.rand(shape, dtype=torch.float64, generator=generator).requires_grad_()
+    G = plan_return(twin, z, actions, 0.9)
+    (gradient,) = torch.autograd.grad(G.sum(), actions)
+    ours = return_and_gradient(twin, z, actions, 0.9, discounts(0.9, 3, z))
+    return torch.allclose(G, ours[0]) and torch.allclose(gradient, ours[1])

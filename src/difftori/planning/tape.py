@@ -5,21 +5,45 @@ autograd's recording does for small batches, and autograd can differentiate it o
 other function: that is how the planner differentiates through its own gradient steps.
 """
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from difftori.model.networks import PreciseLinear
+
 Tape = list[tuple[Tensor, ...]]
 """for each layer what ``backward`` needs of it"""
 
+_KNOWN_LAYERS = (nn.Linear, PreciseLinear, nn.ELU, nn.Tanh, nn.LayerNorm)
 
-def forward(network: nn.Sequential, x: Float[Tensor, "*B I"]) -> tuple[Float[Tensor, "*B O"], Tape]:
-    """The network's output and its tape.
+
+def unknown_part(network: nn.Module) -> str | None:
+    """What of a network the derivative here would leave out; None if nothing."""
+    if type(network) is not nn.Sequential:
+        return f"a {type(network).__name__} as a whole network"
+    for layer in (network, *network):
+        if layer is not network and type(layer) not in _KNOWN_LAYERS:
+            return f"a {type(layer).__name__}"
+        if "forward" in vars(layer) or _hooks(layer):
+            return f"a hook on a {type(layer).__name__}"
+        if isinstance(layer, nn.ELU) and (layer.alpha != 1 or layer.inplace):
+            return f"{layer}"
+        if isinstance(layer, nn.LayerNorm) and (
+            layer.bias is None or len(layer.normalized_shape) != 1
+        ):
+            return f"{layer}"
+    return None
+
+
+def forward(layers: Iterable[nn.Module], x: Float[Tensor, "*B I"]) -> tuple[Tensor, Tape]:
+    """The layers' output ``[*B, O]`` and its tape.
 
     Raises TypeError for a layer whose derivative is not written here.
     """
     tape: Tape = []
-    for layer in network:
+    for layer in layers:
         if isinstance(layer, nn.Linear):
             x = layer(x)
             tape.append(())
@@ -37,14 +61,14 @@ def forward(network: nn.Sequential, x: Float[Tensor, "*B I"]) -> tuple[Float[Ten
     return x, tape
 
 
-def backward(network: nn.Sequential, tape: Tape, c: Float[Tensor, "*B O"]) -> Float[Tensor, "*B I"]:
-    """cᵀ ∂network/∂x where ``forward`` was evaluated, row by row."""
-    for layer, saved in zip(reversed(network), reversed(tape), strict=True):
+def backward(layers: Iterable[nn.Module], tape: Tape, c: Float[Tensor, "*B O"]) -> Tensor:
+    """cᵀ ∂network/∂x ``[*B, I]`` where ``forward`` was evaluated, row by row."""
+    for layer, saved in zip(reversed(list(layers)), reversed(tape), strict=True):
         if isinstance(layer, nn.Linear):
             c = c @ layer.weight
         elif isinstance(layer, nn.ELU):
             (y,) = saved
-            c = c * elu_slope(y)
+            c = c * _elu_slope(y)
         elif isinstance(layer, nn.Tanh):
             (y,) = saved
             c = c - c * y.square()
@@ -56,6 +80,11 @@ def backward(network: nn.Sequential, tape: Tape, c: Float[Tensor, "*B O"]) -> Fl
     return c
 
 
-def elu_slope(y: Tensor) -> Tensor:
+def _elu_slope(y: Tensor) -> Tensor:
     """ELU's derivative from its output: 1 above zero, eˣ = y + 1 below."""
     return y.clamp(max=0) + 1
+
+
+def _hooks(layer: nn.Module) -> bool:
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
+    return any(hooks) or any((layer._backward_hooks, layer._backward_pre_hooks))

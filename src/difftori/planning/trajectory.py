@@ -1,6 +1,7 @@
 """The differentiable planner: trajectory optimization over the world model (DiffTORI, sec. 4.1)."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 from jaxtyping import Float
@@ -8,15 +9,12 @@ from torch import Tensor
 
 from difftori.compiling.compiler import EAGER, Compiler
 from difftori.model.world_model import WorldModel
-from difftori.planning.fast_gradient import return_and_gradient
+from difftori.planning.fast_gradient import gradient_function
 from difftori.planning.noise import normal
+from difftori.planning.published_solver import PublishedSolver
 from difftori.planning.returns import plan_return, policy_rollout
-from difftori.planning.theseus_lm import (
-    GradientFunction,
-    PublishedSolver,
-    SolverOptions,
-    TrajectorySolver,
-)
+from difftori.planning.solution import SolverOptions, flatten, unflatten
+from difftori.planning.theseus_lm import TrajectorySolver
 from difftori.sections import TrajectoryConfig
 from difftori.types import Plan
 
@@ -29,12 +27,13 @@ class TrajectoryPlanner:
     ) -> None:
         self._model = model
         self._config = config
-        options = SolverOptions(**{k: getattr(config, k) for k in _OPTION_KEYS})
-        self._solver = (
-            TrajectorySolver(self._clamped_return, options, self._gradient_function(compiler))
-            if config.solver == "residual"
-            else PublishedSolver(self._clamped_return, options)
-        )
+        options = SolverOptions(**{f.name: getattr(config, f.name) for f in fields(SolverOptions)})
+        self._solver: TrajectorySolver | PublishedSolver
+        if config.solver == "published":
+            self._solver = PublishedSolver(self._clamped_return, options)
+        else:
+            gradient = gradient_function(model, config, compiler)
+            self._solver = TrajectorySolver(self._clamped_return, options, gradient)
 
     def plan(
         self,
@@ -54,8 +53,9 @@ class TrajectoryPlanner:
         with torch.set_grad_enabled(differentiate):
             z = self._model.encode(obs)
             first_guess = self._first_guess(z.detach(), horizon, explore, generators)
-            solution = self._solver.solve(_flatten(first_guess), z)
-        best = _unflatten(solution.best, horizon)
+            solution = self._solver.solve(flatten(first_guess), z)
+        action_dim = self._model.action_dim
+        best = unflatten(solution.best, action_dim)
         action = best[0]
         if explore and self._config.explore_noise > 0:
             action = action + self._config.explore_noise * normal(action.shape[1:], generators)
@@ -67,7 +67,9 @@ class TrajectoryPlanner:
         }
         return Plan(
             action=action,
-            differentiable_action=_unflatten(solution.last, horizon)[0] if differentiate else None,
+            differentiable_action=unflatten(solution.last, action_dim)[0]
+            if differentiate
+            else None,
             finite=solution.solved & torch.isfinite(action).all(dim=1),
             actions=best,
             first_guess=first_guess,
@@ -77,35 +79,8 @@ class TrajectoryPlanner:
     def _clamped_return(
         self, flat_actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]
     ) -> Float[Tensor, "B 1"]:
-        horizon = flat_actions.shape[1] // self._model.action_dim
-        actions = _unflatten(flat_actions.clamp(-1, 1), horizon)
+        actions = unflatten(flat_actions.clamp(-1, 1), self._model.action_dim)
         return plan_return(self._model, z, actions, self._config.discount)
-
-    def _gradient_function(self, compiler: Compiler) -> GradientFunction | None:
-        """The adjoint recursion knows our networks; a model of another type is autograd's."""
-        if type(self._model) is not WorldModel:
-            return None
-        compiled = compiler(self._clamped_gradient, "the planner")
-        if not compiler.enabled:
-            return compiled
-
-        def of_one_kind(flat_actions: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-            # The first differentiated iteration's plan has no graph, the later ones' have; one
-            # compiled version serves both if all of them ask for gradients.
-            if torch.is_grad_enabled() and not flat_actions.requires_grad:
-                flat_actions = flat_actions.detach().requires_grad_()
-            return compiled(flat_actions, z)
-
-        return of_one_kind
-
-    def _clamped_gradient(
-        self, flat_actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]
-    ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B D"]]:
-        """The return and its gradient, which is zero where an action is outside the box."""
-        horizon = flat_actions.shape[1] // self._model.action_dim
-        actions = _unflatten(flat_actions.clamp(-1, 1), horizon)
-        G, gradient = return_and_gradient(self._model, z, actions, self._config.discount)
-        return G, _flatten(gradient) * (flat_actions.abs() <= 1)
 
     @torch.no_grad()
     def _first_guess(
@@ -120,22 +95,3 @@ class TrajectoryPlanner:
         if std > 0 and (when == "always" or (when == "explore" and explore)):
             noise = std * normal((horizon, self._model.action_dim), generators).transpose(0, 1)
         return policy_rollout(self._model, z, horizon, noise)
-
-
-_OPTION_KEYS = (
-    "max_iterations",
-    "step_size",
-    "damping",
-    "value_offset",
-    "rel_err_tolerance",
-    "backward_mode",
-    "backward_num_iterations",
-)
-
-
-def _flatten(actions: Float[Tensor, "H B A"]) -> Float[Tensor, "B D"]:
-    return actions.transpose(0, 1).reshape(actions.shape[1], -1)
-
-
-def _unflatten(flat: Float[Tensor, "B D"], horizon: int) -> Float[Tensor, "H B A"]:
-    return flat.reshape(len(flat), horizon, -1).transpose(0, 1)

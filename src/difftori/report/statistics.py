@@ -1,15 +1,14 @@
 """Statistics over seeds and tasks as Agarwal et al. (2021, arXiv 2108.13264) define them.
 
-Scores of a task are an array ``[T, n]``: ``n`` runs (seeds), compared at each of ``T`` points
-(env steps, or thresholds of a profile). Tasks may have different numbers of runs.
+Scores of a task are an array ``[..., n]``: ``n`` runs (seeds), compared at each of the leading
+points (env steps, or thresholds of a profile). Tasks may have different numbers of runs.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
-import scipy.stats  # type: ignore[import-untyped]
+import scipy.stats
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -21,8 +20,7 @@ _NUMBERS_AT_ONCE = 4_000_000
 """of all resamples in memory; 32 MB"""
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A statistic at ``T`` points, and its interval; NaN where one run says nothing about it."""
 
     value: Array
@@ -67,9 +65,7 @@ def _weighted_iqm(scores: Array, weights: Array) -> Array:
     return np.asarray((np.take_along_axis(scores, order, axis=-1) * kept).sum(axis=-1) / 0.5)
 
 
-def estimate(
-    scores: Sequence[Array], metric: Metric, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate:
+def estimate(scores: Sequence[Array], metric: Metric) -> Estimate:
     """``aggregate`` with its percentile interval by stratified bootstrap.
 
     Runs are drawn with replacement within each task, so the interval speaks of other seeds on
@@ -78,35 +74,10 @@ def estimate(
     Args:
         scores: for each task ``[T, n]``.
     """
-    value = aggregate(scores, metric)
-    drawn = [task for task in scores if task.shape[-1] > 1]
-    single = [task for task in scores if task.shape[-1] == 1]
-    if not drawn or not len(value):
-        unknown = np.full_like(value, np.nan)
-        return Estimate(value, unknown, unknown)
-
-    def statistic(*samples: Array, axis: int) -> Array:
-        # a task with one run is the same in each resample; scipy refuses to draw from it
-        shape = samples[0].shape[:-1]
-        fixed = [np.broadcast_to(task[:, None], (*shape, 1)) for task in single]
-        return aggregate([*samples, *fixed], metric)
-
-    result = scipy.stats.bootstrap(
-        drawn,
-        statistic,
-        axis=-1,
-        vectorized=True,
-        method="percentile",
-        confidence_level=CONFIDENCE,
-        n_resamples=resamples,
-        batch=max(1, _NUMBERS_AT_ONCE // sum(task.size for task in scores)),
-        rng=np.random.default_rng(seed),
-    )
-    interval = result.confidence_interval
-    return Estimate(value, interval.low, interval.high)
+    return _bootstrap(scores, lambda samples: aggregate(samples, metric))
 
 
-def performance_profile(scores: Sequence[Array], thresholds: Array, *, seed: int = 0) -> Estimate:
+def performance_profile(scores: Sequence[Array], thresholds: Array) -> Estimate:
     """The share of runs whose score is above each threshold, each task counting the same.
 
     Args:
@@ -114,4 +85,57 @@ def performance_profile(scores: Sequence[Array], thresholds: Array, *, seed: int
         thresholds: ``[T]``
     """
     above = [(task[None, :] > thresholds[:, None]).astype(np.float64) for task in scores]
-    return estimate(above, "mean", seed=seed)
+    return estimate(above, "mean")
+
+
+def probability_of_improvement(x: Sequence[Array], y: Sequence[Array]) -> Estimate:
+    """How likely a run of ``x`` scores higher than a run of ``y`` on a random task.
+
+    A tie counts as a half, so that a task's share is Mann and Whitney's U over the number of
+    pairs. The runs of both are drawn independently.
+
+    Args:
+        x: for each task ``[T, n]``.
+        y: for each task ``[T, m]``, the same tasks.
+    """
+
+    def statistic(samples: Sequence[Array]) -> Array:
+        shares = []
+        for ours, theirs in zip(samples[: len(x)], samples[len(x) :], strict=True):
+            difference = ours[..., :, None] - theirs[..., None, :]
+            shares.append((np.sign(difference) / 2 + 0.5).mean(axis=(-2, -1)))
+        return np.asarray(np.mean(shares, axis=0))
+
+    return _bootstrap([*x, *y], statistic)
+
+
+def _bootstrap(strata: Sequence[Array], statistic: Callable[[Sequence[Array]], Array]) -> Estimate:
+    """The statistic of ``strata``, each ``[T, n]``, and its interval, with a fixed seed."""
+    value = statistic(strata)
+    # a stratum with one run is the same in each resample; scipy refuses to draw from it
+    drawn = [index for index, stratum in enumerate(strata) if stratum.shape[-1] > 1]
+    if not drawn or not len(value):
+        unknown = np.full_like(value, np.nan)
+        return Estimate(value, unknown, unknown)
+
+    def of_resamples(*samples: Array, axis: int) -> Array:
+        shape = samples[0].shape[:-1]
+        every = [
+            np.broadcast_to(stratum[:, None], (*shape, stratum.shape[-1])) for stratum in strata
+        ]
+        for index, sample in zip(drawn, samples, strict=True):
+            every[index] = sample
+        return statistic(every)
+
+    interval = scipy.stats.bootstrap(
+        [strata[index] for index in drawn],
+        of_resamples,
+        axis=-1,
+        vectorized=True,
+        method="percentile",
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        batch=max(1, _NUMBERS_AT_ONCE // sum(stratum.size for stratum in strata)),
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Estimate(value, interval.low, interval.high)

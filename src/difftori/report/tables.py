@@ -1,214 +1,206 @@
-"""The numbers of each picture, in CSV for programs and in Markdown for people."""
+"""The numbers that pictures and pages show, as data frames."""
 
-import csv
-import io
-import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
-from difftori.report.analysis import THRESHOLDS, Aggregate, CellCurve, Profiles
-from difftori.report.checks import missing_seeds, short_runs
-from difftori.report.curves import format_steps
-from difftori.report.published import PublishedCurve, PublishedKey
-from difftori.report.sheets import Cell, Sheet
-from difftori.report.statistics import Estimate
-
-Rows = list[list[str]]
-
-CURVE_COLUMNS = (
-    *("method", "task", "modality", "env_step", "mean", "std", "n_seeds", "source"),
-    *("value", "ci_low", "ci_high", "all_seeds"),
+from difftori.report.comparison import Comparison
+from difftori.report.statistics import (
+    Array,
+    Estimate,
+    Metric,
+    aggregate,
+    estimate,
+    performance_profile,
+    probability_of_improvement,
 )
-"""those of published curves first, so that the file can be overlaid like one"""
-SHOWN_THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+INTERVAL = ["value", "ci_low", "ci_high"]
+THRESHOLDS = np.linspace(0.0, 1.0, 101)
 
 
-def csv_text(columns: Sequence[str], rows: Rows) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return buffer.getvalue()
+def aligned(scores: pd.DataFrame, by: Sequence[str], at: Sequence[int] = ()) -> pd.DataFrame:
+    """Runs on one grid of env steps: all at which one of them was evaluated, and ``at``.
+
+    Between its own evaluations a run is interpolated linearly; beyond them it has no value.
+
+    Args:
+        by: what tells the runs of ``scores`` apart.
+
+    Returns:
+        ``[T, n]``: ``env_step`` as the index, a column for each run.
+    """
+    wide = scores.set_index(["env_step", *by])["score"].unstack(list(by))
+    wide = wide.reindex(wide.index.union(list(at)))
+    return wide.interpolate(method="index", limit_area="inside")
 
 
-def markdown_table(columns: Sequence[str], rows: Rows) -> str:
-    """The first column left, the others right."""
-    lines = [list(columns), ["---", *["---:"] * (len(columns) - 1)], *rows]
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+def curves(
+    comparison: Comparison, metric: Metric, at: Mapping[str, Sequence[int]] | None = None
+) -> pd.DataFrame:
+    """Each method on each task over its seeds.
+
+    Where a seed has no value, the others' statistic stands without an interval.
+
+    Args:
+        at: env steps of each task; None: all that a seed was evaluated at.
+
+    Returns:
+        The columns of published curves, so that a file of it can be overlaid like one, and
+        ``value, ci_low, ci_high, all_seeds``.
+    """
+    frames = []
+    for (task, method), scores in comparison.scores.groupby(["task", "method"]):
+        wide = aligned(scores, ["seed"], at[task] if at else ())
+        wide = (wide.loc[list(at[task])] if at else wide).dropna(how="all")
+        values, complete = wide.to_numpy(), wide.notna().all(axis=1).to_numpy()
+        table = pd.DataFrame({"method": method, "task": task, "env_step": wide.index})
+        table["modality"], table["source"] = comparison.modality, "runs"
+        table["mean"] = wide.mean(axis=1).to_numpy()
+        table["std"] = wide.std(axis=1).to_numpy()
+        table["n_seeds"] = wide.notna().sum(axis=1).to_numpy()
+        table["all_seeds"] = complete
+        table[INTERVAL] = np.nan
+        table.loc[complete, INTERVAL] = np.stack(estimate([values[complete]], metric), axis=1)
+        table.loc[~complete, "value"] = [
+            float(aggregate([row[np.isfinite(row)]], metric)) for row in values[~complete]
+        ]
+        frames.append(table)
+    columns = ["method", "task", "modality", "env_step", "mean", "std", "n_seeds", "source"]
+    return pd.concat(frames)[[*columns, *INTERVAL, "all_seeds"]]
 
 
-def curve_rows(
-    sheet: Sheet,
-    curves: Mapping[Cell, CellCurve],
-    published: Mapping[PublishedKey, PublishedCurve],
-) -> Rows:
-    """``CURVE_COLUMNS`` of every point drawn."""
-    rows = []
-    for cell, curve in sorted(curves.items()):
-        estimate = curve.estimate
-        for i, step in enumerate(curve.steps):
-            numbers = (estimate.value[i], estimate.low[i], estimate.high[i])
-            rows.append(
-                [
-                    *(str(cell.method), cell.task, sheet.modality, str(step)),
-                    *(_plain(curve.mean[i]), _plain(curve.std[i]), str(curve.count[i]), "runs"),
-                    *(*map(_plain, numbers), str(bool(curve.complete[i])).lower()),
-                ]
-            )
-    for key, theirs in published.items():
-        points = zip(theirs.mean.steps, theirs.mean.scores, theirs.std, strict=True)
-        for step, mean, std in points:
-            values = [_plain(mean), _plain(std), theirs.seeds, theirs.source]
-            rows.append([*key, str(step), *values, "", "", "", ""])
-    return rows
+def compared_tasks(comparison: Comparison) -> list[str]:
+    """Those that all methods were run on; if fewer than two, those of the method with most.
+
+    Empty where a task's largest score is not known.
+    """
+    by_method = comparison.scores.groupby("method")["task"].agg(set)
+    shared = set.intersection(*by_method)
+    if len(shared) < 2:
+        shared = max(by_method, key=len)
+    known = all(comparison.maxima[task] is not None for task in shared)
+    return sorted(shared) if known else []
 
 
-def curve_summary(
-    sheet: Sheet,
-    curves: Mapping[Cell, CellCurve],
-    published: Mapping[PublishedKey, PublishedCurve],
-) -> str:
-    """Each task at the last env step at which every seed of every method has a value."""
-    names = list(dict.fromkeys(key.method for key in published))
-    columns = ["task", "env step", *map(sheet.label, sheet.methods), *names]
-    rows = []
-    for task in sheet.tasks:
-        ours = {cell.method: curve for cell, curve in curves.items() if cell.task == task}
-        ends = [int(curve.steps[curve.complete][-1]) for curve in ours.values() if _reach(curve)]
-        if not ends:
+def _normalized(comparison: Comparison, tasks: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Scores over their task's maximum, of each method that was run on all ``tasks``."""
+    scores = comparison.scores[comparison.scores["task"].isin(tasks)]
+    scores = scores.assign(score=scores["score"] / scores["task"].map(comparison.maxima))
+    return {
+        method: scores[scores["method"] == method]
+        for method in comparison.methods
+        if tasks and set(scores.loc[scores["method"] == method, "task"]) == set(tasks)
+    }
+
+
+def aggregates(comparison: Comparison, published: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Each method over tasks, at the env steps at which each of its runs has a value.
+
+    Of published methods it is the mean over tasks of their means; nothing else is known.
+
+    Returns:
+        ``method, n_tasks, n_runs, env_step, value, ci_low, ci_high``; ``n_runs`` is 0 for
+        published methods. Empty for fewer than two tasks.
+    """
+    tasks = compared_tasks(comparison)
+    frames = [pd.DataFrame(columns=["method", "n_tasks", "n_runs", "env_step", *INTERVAL])]
+    if len(tasks) < 2:
+        return frames[0]
+    for method, scores in _normalized(comparison, tasks).items():
+        wide = aligned(scores, ["task", "seed"]).dropna()
+        who = {"method": method, "n_tasks": len(tasks), "n_runs": wide.shape[1]}
+        frames.append(_rows(estimate(_strata(wide), metric), **who, env_step=wide.index))
+    for method, theirs in published.groupby("method", sort=False):
+        if set(tasks) <= set(theirs["task"]):
+            means = theirs.assign(score=theirs["mean"] / theirs["task"].map(comparison.maxima))
+            wide = aligned(means[means["task"].isin(tasks)], ["task"]).dropna()
+            value, nothing = wide.mean(axis=1).to_numpy(), np.full(len(wide), np.nan)
+            who = {"method": method, "n_tasks": len(tasks), "n_runs": 0}
+            frames.append(_rows(Estimate(value, nothing, nothing), **who, env_step=wide.index))
+    return pd.concat([frame for frame in frames[1:] if len(frame)] or frames)
+
+
+def _strata(wide: pd.DataFrame) -> list[Array]:
+    """``[T, n]`` for each task."""
+    return [wide[task].to_numpy() for task in wide.columns.unique("task")]
+
+
+def _rows(numbers: Estimate, **keys: object) -> pd.DataFrame:
+    """A row for each point, with the columns ``keys`` before ``INTERVAL``."""
+    return pd.DataFrame({**keys, **dict(zip(INTERVAL, numbers, strict=True))})
+
+
+def last_common_step(scores: pd.DataFrame, by: Sequence[str]) -> int | None:
+    """The last env step at which every run of ``scores`` has a value; None: there is none."""
+    steps = scores.groupby(list(by))["env_step"]
+    first, last = int(steps.min().max()), int(steps.max().min())
+    return last if first <= last else None
+
+
+def profiles(comparison: Comparison) -> pd.DataFrame:
+    """The share of runs above ``THRESHOLDS`` at the last env step that every run reached.
+
+    Returns:
+        ``method, n_tasks, n_runs, env_step, threshold, value, ci_low, ci_high``; empty where
+        there are not two runs that can be compared.
+    """
+    tasks = compared_tasks(comparison)
+    methods = _normalized(comparison, tasks)
+    everything = pd.concat(methods.values()) if methods else comparison.scores[:0]
+    by = ["method", "task", "seed"]
+    if len(everything[by].drop_duplicates()) < 2:
+        return pd.DataFrame()
+    step = last_common_step(everything, by)
+    if step is None:
+        return pd.DataFrame()
+    frames = []
+    for method, scores in methods.items():
+        wide = aligned(scores, ["task", "seed"], [step]).loc[[step]]
+        numbers = performance_profile([task[0] for task in _strata(wide)], THRESHOLDS)
+        who = {"method": method, "n_tasks": len(tasks), "n_runs": wide.shape[1]}
+        frames.append(_rows(numbers, **who, env_step=step, threshold=THRESHOLDS.round(2)))
+    return pd.concat(frames)
+
+
+def returns(comparison: Comparison, metric: Metric, at: Sequence[int]) -> pd.DataFrame:
+    """``curves`` at env steps ``at``; if empty, at the last that all runs of a task reached."""
+    steps: dict[str, Sequence[int]] = {}
+    for task, scores in comparison.scores.groupby("task"):
+        last = last_common_step(scores, ["method", "seed"])
+        steps[task] = at or [step for step in (last,) if step is not None]
+    return curves(comparison, metric, steps)
+
+
+def improvements(comparison: Comparison, at: Sequence[int]) -> pd.DataFrame:
+    """How likely each method beats each of the later ones, over the tasks that both have.
+
+    Args:
+        at: env steps; empty: the last that all runs of both reached. Runs without a value at a
+            step do not count there.
+
+    Returns:
+        ``method, over, env_step, n_tasks, n_runs, n_runs_over, value, ci_low, ci_high``
+    """
+    by = ["method", "task", "seed"]
+    frames = []
+    for method, other in combinations(comparison.methods, 2):
+        scores = comparison.scores[comparison.scores["method"].isin([method, other])]
+        shared = scores.groupby("task")["method"].transform("nunique") == 2
+        if not shared.any():
             continue
-        end = min(ends)
-        row = [task, f"{end:,}"]
-        row += [_at(ours.get(method), end, sheet) for method in sheet.methods]
-        row += [
-            _published_at(published.get(PublishedKey(name, task, sheet.modality)), end, sheet)
-            for name in names
-        ]
-        rows.append(row)
-    if len(columns) - 2 > len(rows):
-        # more methods than tasks: one line for each method
-        tasks = [f"{row[0]} at {row[1]}" for row in rows]
-        turned = [[columns[i], *[row[i] for row in rows]] for i in range(2, len(columns))]
-        return markdown_table(["method", *tasks], turned)
-    return markdown_table(columns, rows)
-
-
-def _reach(curve: CellCurve) -> bool:
-    return bool(curve.complete.any())
-
-
-def _at(curve: CellCurve | None, step: int, sheet: Sheet) -> str:
-    if curve is None or not _reach(curve):
-        return "—"
-    steps = curve.steps[curve.complete]
-    if not steps[0] <= step <= steps[-1]:
-        return "—"
-    numbers = [
-        float(np.interp(step, steps, values[curve.complete]))
-        for values in (curve.estimate.value, curve.estimate.low, curve.estimate.high)
-    ]
-    return _with_interval(*numbers, digits=_digits(sheet))
-
-
-def _published_at(curve: PublishedCurve | None, step: int, sheet: Sheet) -> str:
-    if curve is None:
-        return "—"
-    steps, digits = curve.mean.steps, _digits(sheet)
-    if not steps[0] <= step <= steps[-1]:
-        return "—"
-    mean = float(np.interp(step, steps, curve.mean.scores))
-    std = float(np.interp(step, steps, curve.std))
-    return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
-
-
-def run_table(sheet: Sheet, expected: Sequence[int] | None) -> str:
-    """Which seeds stand behind each curve."""
-    rows = []
-    for cell in sorted(sheet.cells):
-        runs = sheet.cells[cell]
-        short = [
-            f"{seed} ({format_steps(run.evaluated_until)} of {format_steps(run.train_steps)})"
-            for seed, run in short_runs(runs).items()
-        ]
-        there = [str(seed) for seed, run in runs.items() if run.evaluations]
-        missing = [str(seed) for seed in missing_seeds(sheet, cell, expected)]
-        rows.append(
-            [
-                *(cell.task, str(cell.method), ", ".join(there) or "none"),
-                *(", ".join(missing) or "none", ", ".join(short) or "none"),
-            ]
-        )
-    return markdown_table(["task", "method", "seeds", "missing seeds", "short seeds"], rows)
-
-
-def aggregate_rows(result: Aggregate) -> Rows:
-    rows = []
-    for curve in (*result.curves, *result.published):
-        who = [curve.label, str(len(result.tasks)), str(curve.runs or "")]
-        for i, step in enumerate(curve.steps):
-            numbers = (curve.estimate.value[i], curve.estimate.low[i], curve.estimate.high[i])
-            rows.append([*who, str(step), *map(_plain, numbers)])
-    return rows
-
-
-AGGREGATE_COLUMNS = ("method", "n_tasks", "n_runs", "env_step", "value", "ci_low", "ci_high")
-
-
-def aggregate_summary(result: Aggregate) -> str:
-    """Each method at the last env step that all methods reached."""
-    drawn = [curve for curve in (*result.curves, *result.published) if len(curve.steps)]
-    ours = [int(curve.steps[-1]) for curve in result.curves if len(curve.steps)]
-    end = min(ours, default=0)
-    rows = []
-    for curve in drawn:
-        if curve.steps[0] <= end <= curve.steps[-1]:
-            numbers = [
-                float(np.interp(end, curve.steps, values))
-                for values in (curve.estimate.value, curve.estimate.low, curve.estimate.high)
-            ]
-            runs = str(curve.runs or "published")
-            rows.append([curve.label, runs, f"{end:,}", _with_interval(*numbers, digits=3)])
-    return markdown_table(["method", "runs", "env step", "normalized score"], rows)
-
-
-PROFILE_COLUMNS = ("method", "n_tasks", "n_runs", "env_step", "threshold", "share", "low", "high")
-
-
-def profile_rows(result: Profiles) -> Rows:
-    rows = []
-    for profile in result.profiles:
-        who = [profile.label, str(len(result.tasks)), str(profile.runs), str(result.env_step)]
-        for i, threshold in enumerate(THRESHOLDS):
-            interval = profile.estimate
-            numbers = (interval.value[i], interval.low[i], interval.high[i])
-            rows.append([*who, f"{threshold:.2f}", *map(_plain, numbers)])
-    return rows
-
-
-def profile_summary(result: Profiles) -> str:
-    """The share of runs above a few scores."""
-    rows = []
-    for profile in result.profiles:
-        cells = [_interval_at(profile.estimate, threshold) for threshold in SHOWN_THRESHOLDS]
-        rows.append([profile.label, str(profile.runs), *cells])
-    return markdown_table(["method", "runs", *(f"τ = {t:g}" for t in SHOWN_THRESHOLDS)], rows)
-
-
-def _interval_at(estimate: Estimate, threshold: float) -> str:
-    i = int(np.argmin(np.abs(THRESHOLDS - threshold)))
-    return _with_interval(estimate.value[i], estimate.low[i], estimate.high[i], digits=2)
-
-
-def _with_interval(value: float, low: float, high: float, *, digits: int) -> str:
-    text = f"{value:.{digits}f}"
-    return text if math.isnan(low) else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _digits(sheet: Sheet) -> int:
-    return 2 if sheet.score.column == "success" else 0
-
-
-def _plain(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
+        last = last_common_step(scores[shared], by)
+        for step in at or [step for step in (last,) if step is not None]:
+            there = aligned(scores[shared], by, [step]).loc[step].dropna()
+            runs = {key: g.to_numpy()[None] for key, g in there.groupby(level=["task", "method"])}
+            tasks = [task for task, name in runs if name == method and (task, other) in runs]
+            if not tasks:
+                continue
+            ours, theirs = ([runs[task, name] for task in tasks] for name in (method, other))
+            numbers = probability_of_improvement(ours, theirs)
+            who = {"method": method, "over": other, "env_step": step, "n_tasks": len(tasks)}
+            n_runs, n_runs_over = (sum(x.size for x in arm) for arm in (ours, theirs))
+            frames.append(_rows(numbers, **who, n_runs=n_runs, n_runs_over=n_runs_over))
+    return pd.concat(frames) if frames else pd.DataFrame()

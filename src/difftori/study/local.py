@@ -18,7 +18,7 @@ from typing import IO
 from difftori.checkpoints.lock import holder_of
 from difftori.monitoring.console import ConsoleReporter
 from difftori.monitoring.status import CONSOLE_FILE, describe, one_line
-from difftori.report.progress import env_step_of
+from difftori.report.run_state import env_step_of
 from difftori.study.jobs import Job, is_finished, mark_queued, unmark_queued
 from difftori.study.outcome import Outcome, ended
 

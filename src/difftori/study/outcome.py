@@ -10,7 +10,7 @@ from typing import Literal
 from difftori.cli import INTERRUPTED_EXIT_CODE
 from difftori.monitoring.progress import format_seconds
 from difftori.monitoring.status import CONSOLE_FILE, amend_status, one_line, read_status
-from difftori.report.runs import last_record
+from difftori.report.folders import last_record
 from difftori.study.jobs import Job
 from difftori.training.signals import RESUME_EXIT_CODE
 

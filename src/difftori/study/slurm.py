@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from difftori.monitoring.console import ConsoleReporter
-from difftori.report.progress import env_step_of, listed_slurm_jobs, read_progress
+from difftori.report.run_state import env_step_of, listed_slurm_jobs, read_state
 from difftori.study.jobs import Job
 from difftori.study.outcome import EndState, Outcome
 from difftori.training.signals import RESUME_EXIT_CODE
@@ -63,7 +63,7 @@ def follow(
 
 
 def _outcome(job: Job) -> Outcome:
-    run = read_progress(job.folder)
+    run = read_state(job.folder)
     state: EndState = "stopped" if run.state == "waiting" else run.state
     value = "" if run.last_return is None else f"return {run.last_return:.1f}"
     return Outcome(job, state, run.reason or (value if state == "done" else ""))

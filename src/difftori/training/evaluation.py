@@ -268,8 +268,8 @@ class Evaluator:
             watch=(lambda moment: frames.append(moment.frame)) if self._config.save_video else None,
             on_step=on_step,
         )
-        for error in result.errors:
-            logger.warning(f"an episode of the evaluation failed: {error}")
+        for reason in result.errors:
+            logger.warning(f"an episode of the evaluation failed: {reason}")
         for env, reward in zip(list(self._envs), result.rewards, strict=True):
             if np.isnan(reward):
                 self._envs.remove(env)

@@ -16,6 +16,7 @@ from difftori.checkpoints.lock import RunLock, RunLockedError
 from difftori.checkpoints.published_weights import load_published
 from difftori.checkpoints.tree_file import CheckpointError
 from difftori.compiling.compiler import Compiler
+from difftori.compiling.float32_matmul import set_tf32
 from difftori.config import Config, ConfigError, from_hydra, resolve_device
 from difftori.envs import ControlEnv, env_from_config
 from difftori.envs.rendering import prepare_suite_rendering
@@ -79,6 +80,7 @@ def _prepare_process(config: Config) -> None:
     """What holds for the whole process: threads, memory, a renderer."""
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+    set_tf32(config.run.tf32)
     keep_freed_memory()
     if config.env.modality == "pixels" or config.evaluation.save_video:
         try:

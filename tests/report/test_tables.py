@@ -1,0 +1,144 @@
+"""Runs meet on one grid, and no value is made up outside of what was evaluated."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from difftori.report.comparison import Comparison
+from difftori.report.tables import (
+    aggregates,
+    aligned,
+    curves,
+    improvements,
+    profiles,
+    returns,
+)
+
+Points = Mapping[int, float]
+NOTHING = pd.DataFrame(columns=["method", "task", "env_step", "mean"])
+
+
+def scores_of(runs: Mapping[tuple[str, str], Sequence[Points]]) -> pd.DataFrame:
+    """Evaluations of the runs of each task and method."""
+    rows = [
+        (task, method, seed, step, float(score))
+        for (task, method), seeds in runs.items()
+        for seed, points in enumerate(seeds, start=1)
+        for step, score in points.items()
+    ]
+    return pd.DataFrame(rows, columns=["task", "method", "seed", "env_step", "score"])
+
+
+def comparison_of(
+    runs: Mapping[tuple[str, str], Sequence[Points]], maximum: float | None = 100
+) -> Comparison:
+    scores = scores_of(runs)
+    methods = tuple(dict.fromkeys(method for _, method in runs))
+    maxima = dict.fromkeys(scores["task"], maximum)
+    return Comparison("dmcontrol-state", "state", scores, methods, "Return", maxima, 30, ())
+
+
+TWO_TASKS = comparison_of(
+    {
+        ("a", "new"): [{10: 0, 20: 40}, {10: 20, 20: 60}],
+        ("a", "old"): [{10: 0, 20: 10}, {10: 0, 20: 50}],
+        ("b", "new"): [{10: 0, 20: 80}, {10: 0, 20: 80}],
+        ("b", "old"): [{10: 0, 20: 20}, {10: 0, 30: 80}],
+    }
+)
+
+
+def test_runs_are_interpolated_between_their_evaluations_and_nowhere_else() -> None:
+    scores = scores_of({("a", "m"): [{10: 0, 20: 10, 50: 40}, {15: 1, 40: 2}]})
+    wide = aligned(scores, ["seed"], at=[30])
+    assert wide.index.tolist() == [10, 15, 20, 30, 40, 50]
+    assert wide[1].tolist() == [0, 5, 10, 20, 30, 40]
+    assert wide[2].round(3).fillna(-1).tolist() == [-1, 1, 1.2, 1.6, 2, -1]
+
+
+def test_a_curve_has_no_interval_where_a_seed_has_no_value() -> None:
+    table = curves(comparison_of({("a", "m"): [{10: 1, 20: 5, 30: 9}, {10: 3, 20: 7}]}), "mean")
+    assert table["value"].tolist() == [2, 6, 9]
+    assert table["ci_low"].fillna(-1).tolist() == [1, 5, -1]
+    assert table["ci_high"].fillna(-1).tolist() == [3, 7, -1]
+    assert table["n_seeds"].tolist() == [2, 2, 1]
+    assert table["all_seeds"].tolist() == [True, True, False]
+    assert table["std"].round(3).fillna(-1).tolist() == [1.414, 1.414, -1]
+
+
+def test_returns_stand_at_the_last_common_step_or_where_they_are_asked_for() -> None:
+    table = returns(TWO_TASKS, "mean", ())
+    assert table[["task", "method", "env_step", "value"]].to_numpy().tolist() == [
+        ["a", "new", 20, 50],
+        ["a", "old", 20, 30],
+        ["b", "new", 20, 80],
+        ["b", "old", 20, 30],
+    ]
+    asked = returns(TWO_TASKS, "mean", [15, 30])
+    assert asked[["task", "method", "env_step", "value", "n_seeds"]].to_numpy().tolist() == [
+        ["a", "new", 15, 30, 2],
+        ["a", "old", 15, 15, 2],
+        ["b", "new", 15, 40, 2],
+        ["b", "old", 15, 15, 2],
+        ["b", "old", 30, 80, 1],
+    ]
+
+
+def test_runs_without_a_common_step_have_no_default_row() -> None:
+    assert returns(comparison_of({("a", "m"): [{10: 1}, {20: 2}]}), "mean", ()).empty
+
+
+def test_an_aggregate_ends_where_a_run_ends() -> None:
+    table = aggregates(TWO_TASKS, NOTHING, "mean").round(6)
+    assert table[["method", "n_runs", "env_step", "value"]].to_numpy().tolist() == [
+        ["new", 4, 10, 0.05],
+        ["new", 4, 20, 0.65],
+        ["old", 4, 10, 0.0],
+        ["old", 4, 20, 0.3],
+    ]
+    assert table["ci_low"].iloc[1] == pytest.approx(0.6)
+    assert table["ci_high"].iloc[1] == pytest.approx(0.7)
+
+
+def test_a_published_mean_over_tasks_needs_all_of_them() -> None:
+    rows = [("A", "a", 10, 40), ("A", "b", 10, 80), ("B", "a", 10, 40)]
+    published = pd.DataFrame(rows, columns=["method", "task", "env_step", "mean"])
+    table = aggregates(TWO_TASKS, published, "mean").round(6)
+    theirs = table[table["n_runs"] == 0]
+    assert theirs[["method", "env_step", "value"]].to_numpy().tolist() == [["A", 10, 0.6]]
+
+
+def test_tasks_of_unknown_scale_or_one_task_are_not_averaged() -> None:
+    unknown = comparison_of({("a", "m"): [{10: 1}], ("b", "m"): [{10: 1}]}, maximum=None)
+    assert aggregates(unknown, NOTHING, "mean").empty
+    assert profiles(unknown).empty
+    assert aggregates(comparison_of({("a", "m"): [{10: 1}] * 2}), NOTHING, "mean").empty
+
+
+def test_profiles_are_taken_at_the_last_common_step() -> None:
+    table = profiles(TWO_TASKS)
+    assert set(table["env_step"]) == {20}
+    share = table.set_index(["method", "threshold"])["value"]
+    assert share["new", 0.39] == 1
+    assert share["new", 0.60] == 0.5
+    assert share["new", 0.80] == 0
+    assert profiles(comparison_of({("a", "m"): [{10: 1.0}]})).empty
+
+
+def test_improvement_is_over_the_tasks_and_runs_that_have_a_value() -> None:
+    (row,) = improvements(TWO_TASKS, ()).to_dict("records")
+    assert (row["method"], row["over"], row["env_step"], row["n_tasks"]) == ("new", "old", 20, 2)
+    # a: 40 and 60 against 10 and 50; b: 80 twice against 20 and 40
+    assert row["value"] == pytest.approx((0.75 + 1) / 2)
+    assert row["ci_low"] < row["value"] <= row["ci_high"]
+    assert improvements(TWO_TASKS, [15, 30])["env_step"].tolist() == [15]
+    assert improvements(comparison_of({("a", "x"): [{1: 1}], ("b", "y"): [{1: 1}]}), ()).empty
+
+
+def test_the_interval_is_that_of_the_iqm() -> None:
+    seeds = [{10: value} for value in (0, 10, 20, 1000)]
+    table = curves(comparison_of({("a", "m"): seeds}), "iqm")
+    assert table["value"].tolist() == [15]
+    assert np.isfinite(table["ci_high"].iloc[0])
