@@ -64,6 +64,7 @@ class Console(logging.Handler):
         self._bar.stop()
         logger = logging.getLogger("difftori")
         logger.removeHandler(self)
+        logger.setLevel(logging.NOTSET)
         logger.propagate = True
 
     # ---- progress
