@@ -15,9 +15,9 @@ from difftori import cli
 
 @hydra.main(version_base="1.3", config_path="../cfgs", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    from difftori.viewing.score import score
+    from difftori.viewing.score_run import score_run
 
-    sys.exit(cli.guarded(score, cfg))
+    sys.exit(cli.guarded(score_run, cfg))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from difftori import cli
 
 @hydra.main(version_base="1.3", config_path="../cfgs", config_name="watch")
 def main(cfg: DictConfig) -> None:
-    from difftori.viewing.watch import watch
+    from difftori.viewing.watch_run import watch_run
 
-    sys.exit(cli.guarded(watch, cfg))
+    sys.exit(cli.guarded(watch_run, cfg))
 
 
 if __name__ == "__main__":

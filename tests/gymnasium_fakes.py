@@ -66,6 +66,10 @@ class Nested(Walk):
         return {"place": place, "kind": np.int64(2), "on": np.array([1, 0], np.int8)}
 
 
+class NestedAsymmetric(Nested, Asymmetric):
+    action_space = Asymmetric.action_space
+
+
 class Falls(Walk):
     """Ends by itself after three steps, with the largest reward of all."""
 
@@ -154,7 +158,18 @@ class Listing(Walk):
 
 
 FAKES = (
-    *(Walk, Asymmetric, Nested, Falls, RandomLength, Raises, AlwaysRaises, Unseeded, Counting),
+    *(
+        Walk,
+        Asymmetric,
+        Nested,
+        NestedAsymmetric,
+        Falls,
+        RandomLength,
+        Raises,
+        AlwaysRaises,
+        Unseeded,
+        Counting,
+    ),
     *(Wrong, Blind, ChoosesAmongThree, Unbounded, Whole, Listing),
 )
 for fake in FAKES:

@@ -1,130 +1,163 @@
-"""The agent of a finished or running run, from its files."""
+"""The agent of a finished or running run, from the run's files.
 
-from collections.abc import Callable
+from difftori import load_agent
+
+agent = load_agent("logs/cartpole-swingup/state/back_plan/default/1")
+env = agent.make_env()
+obs, _ = env.reset(seed=0)
+agent.reset(seed=0)
+done = False
+while not done:
+    obs, reward, terminated, truncated, _ = env.step(agent.act(obs))
+    done = terminated or truncated
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError
+from torch import Tensor
 
 from difftori.checkpoints.checkpoint import read_latest
 from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.published_weights import read_weights
 from difftori.checkpoints.tree_file import CheckpointError, load_tree
 from difftori.compiling.float32_matmul import set_tf32
-from difftori.config import Config, ConfigError, from_flat, one_line, resolve_device
-from difftori.envs import ControlEnv
+from difftori.config import Config, ConfigError, from_flat, resolve_device
+from difftori.envs import ControlEnv, env_from_config
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
-from difftori.sections import Section
+from difftori.training.seeding import generator
 from difftori.types import EnvSpec
 
 FULLY_TRAINED_STEP = 10**9
 """agent step of weights without counters: every schedule has ended"""
 
 
-OptionsT = TypeVar("OptionsT", bound=Section)
-
-
-def read_options(cfg: DictConfig, kind: type[OptionsT]) -> OptionsT:
-    """The options of a command that takes ``run=``.
-
-    Raises:
-        ConfigError: without ``run``, or for an impossible value.
-    """
-    flat: Any = OmegaConf.to_container(cfg)
-    if OmegaConf.is_missing(cfg, "run"):
-        raise ConfigError("run= is missing: a run's folder, logs/task/modality/mode/exp_name/seed")
-    try:
-        return kind.model_validate(flat)
-    except ValidationError as error:
-        raise ConfigError(one_line(error)) from error
-
-
 @dataclass(frozen=True)
-class Agent:
-    config: Config
-    actor: Actor
-    spec: EnvSpec
-    device: torch.device
-    agent_step: int
-    """of training; it decides planner and horizon"""
-    update_step: int
-    make_env: Callable[[], ControlEnv]
+class Progress:
+    """How far training was when the weights were saved."""
 
-    @property
-    def env_step(self) -> int | None:
-        """Of training; None for weights that do not say."""
-        known = self.agent_step < FULLY_TRAINED_STEP
-        return self.agent_step * self.config.env.action_repeat if known else None
+    agent_step: int
+    """decides planner and horizon"""
+    update_step: int
+    """decides the sampling planner's standard deviation"""
+    env_step: int | None
+    """environment steps taken; None for weights that do not say"""
+
+
+class Agent:
+    """Acts as its run acts in evaluations, without exploration, in one episode at a time."""
+
+    def __init__(
+        self,
+        config: Config,
+        actor: Actor,
+        env: ControlEnv,
+        spec: EnvSpec,
+        device: torch.device,
+        trained: Progress,
+    ) -> None:
+        """``env`` tells what the environment calls an observation and an action; it is not run."""
+        self.config = config
+        self._env = env
+        self.actor = actor
+        self.spec = spec
+        self.device = device
+        self.trained = trained
+        self.reset()
+
+    def reset(self, seed: int = 0) -> None:
+        """Begin an episode; the seed decides the planner's noise."""
+        self._carry: Tensor | None = None
+        self._generator = generator(self.device, seed, "evaluation")
+
+    def act(self, obs: Any) -> np.ndarray:
+        """The action for the episode's next observation, both as `make_env`'s environment has them.
+
+        For a Gymnasium task also as the environment itself has them: ``obs`` may be a Dict, and the
+        action lies in the environment's own action space. For other tasks ``[*O]``, and ``[A]``
+        float32 in [-1, 1]. Raises ValueError for an observation of another shape.
+        """
+        obs = self._env.flat_observation(obs)
+        if np.shape(obs) != self.spec.obs_shape:
+            raise ValueError(
+                f"an observation of {self.spec.task} has shape {self.spec.obs_shape}, "
+                f"got {np.shape(obs)}"
+            )
+        plan = self.actor.act(
+            torch.as_tensor(obs, dtype=self.spec.obs_dtype, device=self.device).unsqueeze(0),
+            episode_start_step=self.trained.agent_step,
+            update_step=self.trained.update_step,
+            carry=self._carry,
+            explore=False,
+            generators=[self._generator],
+        )
+        self._carry = plan.carry
+        return self._env.native_action(plan.action[0].cpu().numpy())
+
+    def make_env(self) -> gym.Env[np.ndarray, np.ndarray]:
+        """A new environment of the run's task, which takes the actions that `act` gives.
+
+        One of its steps is an agent step: it holds an action for ``action_repeat`` steps.
+        """
+        return self.make_control_env().with_native_actions()
+
+    def make_control_env(self) -> ControlEnv:
+        """The same with actions in [-1, 1], as the agent's planner has them."""
+        return env_from_config(self.config.env)[0]
 
 
 def load_agent(
-    run: Path, checkpoint: Path | None, *, device: str, threads: int | None, film: bool
+    run: str | Path, checkpoint: str | Path | None = None, device: str = "auto"
 ) -> Agent:
-    """Read config and weights; prepares rendering if ``film`` or the agent sees pixels.
+    """The agent of the run in the folder ``run``.
+
+    Call `difftori.envs.rendering.prepare_rendering` before this to render the environments of an
+    agent that sees states; for one that sees pixels this is done here.
 
     Args:
-        checkpoint: a checkpoint or a model.pt; None takes the run's latest.
-        threads: CPU threads of one operation; None leaves torch's own choice.
+        checkpoint: a checkpoint or a ``model.pt``; None takes the run's latest checkpoint.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        ConfigError: no such run or checkpoint, or nothing here can render.
+        ConfigError: no such run, checkpoint or device, or pixels cannot be rendered here.
     """
-    _require_files(run, checkpoint)
-    config = from_flat({**read_config(run), "device": device, "buffer_device": "cpu"})
-    if threads is not None:
-        torch.set_num_threads(threads)
+    config = from_flat({**read_config(Path(run)), "device": device, "buffer_device": "cpu"})
     set_tf32(config.run.tf32)
-    if film or config.env.modality == "pixels":
-        try:
+    weights, trained = _read_weights(Path(run), None if checkpoint is None else Path(checkpoint))
+    try:
+        if config.env.modality == "pixels":
             prepare_suite_rendering(config.env.suite)
-        except RuntimeError as error:
-            raise ConfigError(str(error)) from error
-    weights, agent_step, update_step = _weights(run, checkpoint)
-    build_env = env_factory(config)
-    env, spec = build_env()
+        env, spec = env_from_config(config.env)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(str(error)) from error
     env.close()
-    model = WorldModel(spec, config.model)
+    place = resolve_device(device)
+    model = WorldModel(spec, config.model).to(place)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigError(f"the weights do not fit the run: {reason}") from error
-    place = resolve_device(config.run.device)
-    return Agent(
-        config=config,
-        actor=Actor(model.to(place), config),
-        spec=spec,
-        device=place,
-        agent_step=agent_step,
-        update_step=update_step,
-        make_env=lambda: build_env()[0],
-    )
+    return Agent(config, Actor(model, config), env, spec, place, trained)
 
 
-def _require_files(run: Path, checkpoint: Path | None) -> None:
-    if not run.exists():
-        raise ConfigError(f"run={run} does not exist")
-    if not (run / "config.yaml").exists():
-        raise ConfigError(f"run={run} is not a run's folder: {run / 'config.yaml'} does not exist")
+def _read_weights(run: Path, checkpoint: Path | None) -> tuple[dict[str, Tensor], Progress]:
+    """The model's weights, and how far they were trained. Raises ConfigError."""
     if checkpoint is not None and not checkpoint.exists():
         raise ConfigError(f"checkpoint={checkpoint} does not exist")
-
-
-def _weights(run: Path, checkpoint: Path | None) -> tuple[dict[str, torch.Tensor], int, int]:
-    """The model's weights, and the agent step and update step that they belong to."""
+    if checkpoint is not None and checkpoint.suffix != ".safetensors":
+        unknown = Progress(FULLY_TRAINED_STEP, FULLY_TRAINED_STEP, None)
+        return read_weights(checkpoint)["model"], unknown
     try:
-        if checkpoint is None:
-            tree = read_latest(run)
-        elif checkpoint.suffix == ".safetensors":
-            tree = load_tree(checkpoint)
-        else:
-            return read_weights(checkpoint)["model"], FULLY_TRAINED_STEP, FULLY_TRAINED_STEP
+        tree = read_latest(run) if checkpoint is None else load_tree(checkpoint)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
     counters = tree["counters"]
-    return tree["model"], counters["agent_step"], counters["update_step"]
+    trained = Progress(counters["agent_step"], counters["update_step"], counters["env_step"])
+    return tree["model"], trained

@@ -171,6 +171,23 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
         examine = getattr(self.simulator, "examine", None)
         return [] if examine is None else examine()
 
+    def flat_observation(self, obs: Any) -> np.ndarray:
+        """What the environment itself calls an observation, as this one gives it."""
+        flatten = getattr(self.simulator, "flat_observation", None)
+        return obs if flatten is None or self._pixels else flatten(obs)
+
+    def native_action(self, action: np.ndarray) -> np.ndarray:
+        """An action of [-1, 1] as the environment itself takes it."""
+        convert = getattr(self.simulator, "native_action", None)
+        return action if convert is None else convert(action)
+
+    def with_native_actions(self) -> gym.Env[np.ndarray, np.ndarray]:
+        """This environment, taking actions as the environment itself takes them."""
+        space = getattr(self.simulator, "native_action_space", None)
+        if space is None:
+            return self
+        return gym.wrappers.TransformAction(self, self.simulator.agent_action, space)
+
     @property
     def seconds_per_step(self) -> float | None:
         """Simulated seconds in one agent step; None in suites without a clock."""

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Space
-from gymnasium.spaces.utils import flatten_space
+from gymnasium.spaces.utils import flatten, flatten_space
 
 from difftori.envs.base import SimStep
 from difftori.envs.rendering import prepare_rendering, without_rendering
@@ -75,7 +75,8 @@ class GymnasiumSimulator:
             env.close()
             raise ValueError(f"env_id={env_id}: {error}") from error
         self._low, self._high = low.ravel(), high.ravel()
-        self._action_space = env.action_space
+        self.native_action_space = env.action_space
+        self._space = env.observation_space
         self.action_dim = low.size
         self.max_steps = int(limit)
         fps = env.metadata.get("render_fps")
@@ -88,7 +89,7 @@ class GymnasiumSimulator:
         self._keep(obs)
 
     def step(self, action: np.ndarray) -> SimStep:
-        obs, reward, terminated, truncated, info = self._env.step(self._scaled(action))
+        obs, reward, terminated, truncated, info = self._env.step(self.native_action(action))
         self._keep(obs)
         success = info.get("is_success", info.get("success"))
         return SimStep(
@@ -136,12 +137,24 @@ class GymnasiumSimulator:
     def unwrapped(self) -> gym.Env[Any, Any]:
         return self._env.unwrapped
 
-    def _scaled(self, action: np.ndarray) -> Any:
-        """Exact at both bounds, also where clipping is off."""
+    def flat_observation(self, obs: Any) -> np.ndarray:
+        """The environment's own observation as ``[state_dim]`` float32."""
+        if np.shape(obs) != (self.state_dim,):
+            obs = flatten(self._space, obs)
+        return np.array(obs, np.float32)
+
+    def native_action(self, action: np.ndarray) -> Any:
+        """From [-1, 1] ``[A]`` to the environment's own bounds, exact at both, and its shape."""
         a = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
         scaled = 0.5 * ((1.0 - a) * self._low + (1.0 + a) * self._high)
-        space = self._action_space
+        space = self.native_action_space
         return scaled.reshape(space.shape or ()).astype(space.dtype)
+
+    def agent_action(self, action: np.ndarray) -> np.ndarray:
+        """The way back, ``[A]`` float32; a coordinate that cannot move is 0."""
+        width = self._high - self._low
+        moved = 2 * (np.asarray(action, np.float64).ravel() - self._low) - width
+        return np.divide(moved, width, out=np.zeros_like(moved), where=width > 0).astype(np.float32)
 
     def _keep(self, obs: Any) -> None:
         if self.state_dim == 0:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from difftori.checkpoints.files import eval_video_path
+from difftori.config import ConfigError
 from difftori.envs import ControlEnv
 from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
@@ -289,6 +290,15 @@ class Evaluator:
     def close(self) -> None:
         for env in self._envs:
             close_quietly(env)
+
+
+def refuse_unless_filmed(env: ControlEnv) -> None:
+    """Take one picture. Raises ConfigError if there is none."""
+    try:
+        env.reset(seed=0)
+        env.render(64, 64)
+    except Exception as error:  # the renderer may raise anything
+        raise ConfigError(f"the environment cannot be filmed: {error}") from error
 
 
 def close_quietly(env: ControlEnv) -> None:

@@ -34,7 +34,7 @@ from difftori.planning.actor import Actor
 from difftori.replay import ReplayBuffer
 from difftori.training.allocator import keep_freed_memory
 from difftori.training.collector import Collector, EpisodeFailedError
-from difftori.training.evaluation import Evaluator
+from difftori.training.evaluation import Evaluator, refuse_unless_filmed
 from difftori.training.resources import announce, checkpoint_bytes
 from difftori.training.seeding import RandomStreams
 from difftori.training.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
@@ -251,14 +251,7 @@ def _first_env(config: Config) -> tuple[ControlEnv, EnvSpec]:
             f"{spec.task} have {spec.episode_length} agent steps"
         )
     if spec.modality == "pixels" or config.evaluation.save_video:
-        try:
-            env.reset(seed=0)
-            env.render(config.env.img_size, config.env.img_size)
-        except Exception as error:  # the renderer may raise anything
-            raise ConfigError(
-                f"camera={config.env.camera} img_size={config.env.img_size}: "
-                f"{spec.task} cannot be filmed so: {error}"
-            ) from error
+        refuse_unless_filmed(env)
     return env, spec
 
 

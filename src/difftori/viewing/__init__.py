@@ -1,1 +1,1 @@
-"""Watching an agent: pictures of its episodes and plans, as videos or in a window."""
+"""Looking at a run's agent: its score, and its episodes and plans in a video or a window."""

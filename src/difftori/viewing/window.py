@@ -2,33 +2,30 @@
 
 import os
 import sys
-import time
-from types import TracebackType
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
-PACKAGE = "pygame-ce"
-KEYS = "space pauses, → one step, Esc closes"
+from difftori.config import ConfigError
+
+KEYS = "Space pauses, → one step, Esc closes"
 
 
-class NoWindowError(RuntimeError):
-    """No window can be opened here; the message says why."""
-
-
-def check_display() -> None:
-    """Raise NoWindowError if there is nowhere to open a window, before anything slow."""
-    try:
-        game = _pygame()
-    except ImportError as error:
-        raise NoWindowError(f"a window needs pygame ({error}): pip install {PACKAGE}") from error
+def require_display(run: Path) -> None:
+    """Raise ConfigError, which says how to make a video instead, if no window can be opened."""
     wanted = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     if sys.platform == "linux" and not any(os.environ.get(name) for name in wanted):
-        raise NoWindowError("this machine has no display (DISPLAY is not set)")
-    try:
-        game.display.init()
-        game.display.quit()
-    except game.error as error:
-        raise NoWindowError(f"the display cannot be used ({error})") from error
+        problem = "this machine has no display (DISPLAY is not set)"
+    else:
+        pygame = _import_pygame()
+        try:
+            pygame.display.init()
+            pygame.display.quit()
+            return
+        except pygame.error as error:
+            problem = f"the display cannot be used ({error})"
+    raise ConfigError(f"{problem}; for a video: python src/evaluate.py run={run} save_video=true")
 
 
 class Window:
@@ -37,92 +34,64 @@ class Window:
     ``closed`` becomes True when the user closes it; frames shown after that go nowhere.
     """
 
-    def __init__(self, title: str, fps: float | int) -> None:
-        """``fps`` is the most frames a second; slower callers set their own pace.
-
-        Raises NoWindowError.
-        """
-        check_display()
+    def __init__(self, title: str, fps: float) -> None:
+        """``fps`` is the most frames a second; a slower caller sets its own pace."""
         # SDL's own accelerated path would make its OpenGL context current in this thread, where
         # the simulator's renderer believes that its own still is
         os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
         self.closed = False
-        self._title, self._period = title, 1.0 / fps
-        self._game = _pygame()
-        self._surface = None
+        self._title, self._fps = title, fps
         self._paused = False
-        self._due = 0.0
-        self._game.display.init()
+        self._pygame = _import_pygame()
+        self._clock = self._pygame.time.Clock()
+        self._pygame.display.init()
 
-    def __enter__(self) -> "Window":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._game.display.quit()
+    def close(self) -> None:
+        self._pygame.display.quit()
 
     def show(self, frame: np.ndarray) -> None:
         """Show ``[height, width, 3]`` uint8 when its time has come; stays here while paused."""
         if self.closed:
             return
-        if self._surface is None:
-            self._open(frame.shape[1], frame.shape[0])
-        single_step = False
-        while not self.closed and time.monotonic() < self._due:
-            single_step |= self._look_at_events()
-            time.sleep(max(0.0, min(0.02, self._due - time.monotonic())))
-        self._due = max(self._due, time.monotonic() - self._period) + self._period
+        self._clock.tick(self._fps)
         self._draw(frame)
-        single_step |= self._look_at_events()
-        while self._paused and not self.closed and not single_step:
-            time.sleep(0.02)
-            single_step = self._look_at_events()
+        one_step = self._handle_events()
+        while self._paused and not self.closed and not one_step:
+            self._clock.tick(30)
+            one_step = self._handle_events()
             self._draw(frame)
-
-    def _open(self, width: int, height: int) -> None:
-        game = self._game
-        try:
-            self._surface = game.display.set_mode((width, height), game.RESIZABLE)
-        except game.error as error:
-            raise NoWindowError(f"the display cannot be used ({error})") from error
-        game.display.set_caption(f"{self._title}  ({KEYS})")
 
     def _draw(self, frame: np.ndarray) -> None:
         """The frame as large as the window lets it be, in its middle."""
-        if self.closed:
-            return
-        game, screen = self._game, self._game.display.get_surface()
-        height, width, _ = frame.shape
-        picture = game.image.frombuffer(
-            np.ascontiguousarray(frame).tobytes(), (width, height), "RGB"
-        )
+        display, height, width = self._pygame.display, *frame.shape[:2]
+        screen = display.get_surface()
+        if screen is None:
+            screen = display.set_mode((width, height), self._pygame.RESIZABLE)
+            display.set_caption(f"{self._title}  ({KEYS})")
+        picture = self._pygame.image.frombuffer(frame.tobytes(), (width, height), "RGB")
         scale = min(screen.get_width() / width, screen.get_height() / height)
         if scale != 1:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            picture = game.transform.smoothscale(picture, size)
+            picture = self._pygame.transform.smoothscale(picture, size)
         screen.fill((0, 0, 0))
         screen.blit(picture, picture.get_rect(center=screen.get_rect().center))
-        game.display.flip()
+        display.flip()
 
-    def _look_at_events(self) -> bool:
-        """What the user did; True if one step was asked for."""
-        game, step = self._game, False
-        for event in game.event.get():
-            key = event.key if event.type == game.KEYDOWN else None
-            if event.type == game.QUIT or key in (game.K_ESCAPE, game.K_q):
+    def _handle_events(self) -> bool:
+        """Do what the user asked for; True if one step was asked for."""
+        pygame, one_step = self._pygame, False
+        for event in pygame.event.get():
+            key = event.key if event.type == pygame.KEYDOWN else None
+            if event.type == pygame.QUIT or key == pygame.K_ESCAPE:
                 self.closed = True
-            elif key == game.K_SPACE:
+            elif key == pygame.K_SPACE:
                 self._paused = not self._paused
-            elif key == game.K_RIGHT:
-                step = True
-        return step
+            elif key == pygame.K_RIGHT:
+                one_step = True
+        return one_step
 
 
-def _pygame():  # type: ignore[no-untyped-def]
+def _import_pygame() -> ModuleType:
     """pygame, without its greeting."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     import pygame
