@@ -1,6 +1,7 @@
 """Any Gymnasium environment with continuous actions, by its id."""
 
 import math
+import os
 import re
 import sys
 import warnings
@@ -16,7 +17,7 @@ from gymnasium.spaces import Box, Space
 from gymnasium.spaces.utils import flatten, flatten_space
 
 from difftori.envs.base import SimStep
-from difftori.envs.rendering import prepare_rendering, without_rendering
+from difftori.envs.rendering import is_headless, prepare_rendering, without_rendering
 from difftori.envs.spec import TaskSpec
 
 
@@ -109,6 +110,10 @@ class GymnasiumSimulator:
 
         if "mujoco" in sys.modules:
             prepare_rendering()
+        if is_headless():
+            os.environ.setdefault(
+                "SDL_VIDEODRIVER", "dummy"
+            )  # pygame looks for a display otherwise
         picture = self._env.render()
         if not isinstance(picture, np.ndarray) or picture.shape[2:] != (3,):
             raise RuntimeError(
