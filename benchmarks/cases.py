@@ -113,7 +113,10 @@ class Sides:
         self.model = bench.model(config)
         self.horizon = config.learner.horizon
         self.ours = TrajectoryPlanner(self.model, config.trajectory, bench.compiler())
-        self.plan_gradient = PlanGradient(self.model, config.plan_gradient, max_nonfinite=1)
+        learning = config.plan_gradient
+        self.plan_gradient = PlanGradient(
+            self.model, lr=learning.lr, max_norm=learning.grad_clip_norm_a, max_nonfinite=1
+        )
         self.reference = published.Planner(self.model, config, horizon=self.horizon)
         self.agent = published.Agent(self.model, config)
 
@@ -211,6 +214,7 @@ def random_batch(config: Config, size: int, seed: int = 0) -> Batch:
         next_obs=obs(horizon, size),
         action=2 * torch.rand(horizon, size, 2, generator=generator) - 1,
         reward=torch.rand(horizon, size, 1, generator=generator),
+        terminated=torch.zeros(horizon, size, 1),
         weight=torch.rand(size, generator=generator),
         index=torch.arange(size),
     )
@@ -233,7 +237,7 @@ def update_agreement(bench: Bench, modality: str, precision: str, size: int) -> 
     batch = random_batch(config, size)
     off = 0.0
     for step in range(2):
-        ours, theirs = learner.update(batch, step)[0], agent.update(batch, step)[0]
+        ours, theirs = learner.update(batch, step).losses, agent.update(batch, step)[0]
         compared = [name for name in theirs if name != "grad_norm"]
         off = max(off, *(abs(float(ours[n]) - theirs[n]) / abs(theirs[n]) for n in compared))
     return f"losses of two updates {off:.0e}"
@@ -280,7 +284,7 @@ def replay_draw(bench: Bench) -> Case:
         obs = random.standard_normal((EPISODE + 1, 12), dtype=np.float32)
         action = random.uniform(-1, 1, (EPISODE, 2)).astype(np.float32)
         reward = random.random(EPISODE, dtype=np.float32)
-        buffer.add(Episode(obs, action, reward, np.zeros(EPISODE, np.bool_)))
+        buffer.add(Episode(obs, action, reward, terminated=np.zeros(EPISODE, dtype=bool)))
     for _ in range(200):
         index = buffer.sample(batch).index
         buffer.update_priorities(index, torch.rand(batch))

@@ -42,7 +42,7 @@ def random_episode(spec: EnvSpec, random: np.random.Generator) -> Episode:
         obs = random.standard_normal((length + 1, *spec.obs_shape), dtype=np.float32)
     action = random.uniform(-1, 1, (length, spec.action_dim)).astype(np.float32)
     reward = random.random(length, dtype=np.float32)
-    return Episode(obs, action, reward, np.zeros(length, np.bool_))
+    return Episode(obs, action, reward, terminated=np.zeros(length, dtype=bool))
 
 
 def main() -> None:

@@ -73,6 +73,7 @@ def random_batch(size: int = 4, horizon: int = 3, modality: str = "state", seed:
         next_obs=random_obs(horizon, size, modality=modality, seed=seed + 2),
         action=2 * torch.rand(horizon, size, 2, generator=generator) - 1,
         reward=torch.rand(horizon, size, 1, generator=generator),
+        terminated=torch.zeros(horizon, size, 1),
         weight=torch.rand(size, generator=generator),
         index=torch.arange(size),
     )

@@ -50,9 +50,8 @@ def learn(compiler: Compiler) -> list[Tensor]:
         model, CONFIG.learner, generator=generator, max_nonfinite=1, compiler=compiler
     )
     for step in range(3):
-        metrics, priority = learner.update(random_batch(horizon=2, seed=step), step)
-    assert priority is not None
-    return [*metrics.values(), priority, *model.parameters()]
+        result = learner.update(random_batch(horizon=2, seed=step), step)
+    return [*result.losses.values(), result.priority, *model.parameters()]
 
 
 def compare(name: str, function: Any, backend: str) -> None:

@@ -144,7 +144,10 @@ def check_back_plan(case: Case) -> Iterator[Deviation]:
     config, data = case.config("back_plan"), case.data
     model = case.model(config)
     actor = Actor(model, config, StrictCompiler(config.run.compile))
-    plan_gradient = PlanGradient(model, config.plan_gradient, max_nonfinite=1)
+    learning = config.plan_gradient
+    plan_gradient = PlanGradient(
+        model, lr=learning.lr, max_norm=learning.grad_clip_norm_a, max_nonfinite=1
+    )
     actions, losses = [], []
     for obs in data["plan/obs"]:
         plan = act(actor, obs, True)
@@ -194,16 +197,17 @@ def check_update(case: Case) -> Iterator[Deviation]:
         next_obs=data["update/next_obs"][:horizon],
         action=data["update/action"][:horizon],
         reward=data["update/reward"][:horizon],
+        terminated=torch.zeros_like(data["update/reward"][:horizon]),
         weight=data["update/weights"],
         index=torch.arange(len(data["update/obs"])),
     )
     infos: dict[str, list[float]] = {}
     priorities = []
     for step in range(len(data["update/priorities"])):
-        metrics, priority = learner.update(batch, step)
-        for name, value in metrics.items():
+        result = learner.update(batch, step)
+        for name, value in result.losses.items():
             infos.setdefault(name, []).append(float(value))
-        priorities.append(priority)
+        priorities.append(result.priority)
     for key, theirs in data.items():
         if key.startswith("update/info/"):
             ours = torch.tensor(infos[key.rpartition("/")[2]])

@@ -20,6 +20,7 @@ from difftori.model.world_model import WorldModel
 from difftori.planning import noise, trajectory
 from difftori.planning.actor import Actor
 from difftori.planning.returns import plan_return
+from difftori.types import Batch
 
 
 def model_on(device: str, config: Config) -> WorldModel:
@@ -133,7 +134,6 @@ def test_sampling_planner_on_fake_cuda(monkeypatch: pytest.MonkeyPatch, carried:
     assert plan.carry.device.type == "cuda"
 
 
-# BUG: PlanCost's weight, ``th.ScaleCostWeight(1.0)``, stays on the CPU.
 @pytest.mark.parametrize("differentiate", [True, False])
 def test_trajectory_planner_on_the_meta_device(
     monkeypatch: pytest.MonkeyPatch, differentiate: bool
@@ -163,19 +163,21 @@ def test_losses_on_the_meta_device() -> None:
     config = tiny_config()
     model = model_on("meta", config)
     batch = random_batch()
-    tensors = {name: value.to("meta") for name, value in vars(batch).items() if name != "index"}
+    batch = Batch(**{name: value.to("meta") for name, value in vars(batch).items()})
     loss = losses.model_loss(
         model,
         model.target_copy(),
-        **tensors,
-        policy_noise=torch.empty(3, 4, 2, device="meta"),
+        batch,
+        torch.empty(3, 4, 2, device="meta"),
         discount=0.99,
         rho=0.5,
         coefficients=dict.fromkeys(
             ("consistency_loss", "reward_loss", "value_loss", "value_s_loss"), 1.0
         ),
     )
-    policy_loss = losses.policy_loss(model, loss.latents, 0.5, torch.empty(4, 4, 2, device="meta"))
+    policy_loss = losses.policy_loss(
+        model, loss.latents, torch.empty(4, 4, 2, device="meta"), rho=0.5
+    )
     gradients = torch.autograd.grad(loss.weighted, model.model_parameters())
     gradients += torch.autograd.grad(policy_loss, model.policy_parameters())
     assert {g.device.type for g in gradients} == {"meta"}

@@ -51,7 +51,8 @@ class Episode:
     reward: np.ndarray
     """``[L]`` float32, summed over the action repeat"""
     terminated: np.ndarray
-    """``[L]`` bool, True at most at the last step: the episode ended there by itself"""
+    """``[L]`` bool; True at the last step of an episode that came to its end, where nothing is to
+    be had any more, and not of one that was cut off"""
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -67,15 +68,15 @@ class Batch:
     """``[H, B, *O]`` the observation after each action"""
     action: Float[Tensor, "H B A"]
     reward: Float[Tensor, "H B 1"]
+    terminated: Float[Tensor, "H B 1"]
+    """1 where the transition ended its episode for good, else 0"""
     weight: Float[Tensor, "B"]
     """importance weights, at most 1"""
     index: Int[Tensor, "B"]
     """where the sequences begin in the buffer, for ``update_priorities``"""
-    terminated: Float[Tensor, "H B 1"] | None = None
-    """1 where a step ended its episode by itself; None where none can"""
     inside: Float[Tensor, "H B 1"] | None = None
-    """0 where a sequence has gone beyond its episode's last step, whose observation is repeated
-    there; None where none does"""
+    """0 where a sequence has gone beyond its episode's last step: that step is repeated there, and
+    nothing is learned from it; None where no sequence does"""
 
 
 @dataclass(frozen=True)

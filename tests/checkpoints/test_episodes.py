@@ -39,7 +39,7 @@ def random_episode(spec: EnvSpec, seed: int, length: int = LENGTH) -> Episode:
         "obs": obs,
         "action": rng.uniform(-1, 1, (length, spec.action_dim)).astype(np.float32),
         "reward": rng.normal(size=length).astype(np.float32),
-        "terminated": rng.random(length) < 0.5,
+        "terminated": (np.arange(length) == length - 1) & (seed % 2 == 1),
     }
     return Episode(**{field.name: arrays[field.name] for field in fields(Episode)})
 

@@ -141,15 +141,6 @@ def test_an_episode_that_only_the_newest_checkpoint_needs_leaves_the_one_before(
     assert fingerprint(folder) == fingerprint(finished_run)
 
 
-def test_a_longer_run_goes_on_from_before_a_damaged_checkpoint(
-    log_dir: Path, finished_run: Path
-) -> None:
-    folder = run_folder(log_dir)
-    flip(checkpoints(folder)[-1], -1)
-    assert run_debug(log_dir) == 0
-    assert fingerprint(folder) == fingerprint(finished_run)
-
-
 def test_start_from_runs_nothing_that_a_pickle_asks_for(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

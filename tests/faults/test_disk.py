@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from processes import start, train
 
-from difftori.checkpoints.tree_file import load_tree
 from difftori.training.start import FAILED_EXIT_CODE
 from runs import fingerprint, records, run_folder
 
@@ -94,19 +93,6 @@ def test_a_disk_that_is_full_for_a_while_changes_nothing(
     folder = run_folder(small_disk)
     assert fingerprint(folder) == fingerprint(finished_run)
     assert [r["env_step"] for r in records(folder, "train")] == [128, 256, 384, 512]
-
-
-def test_a_run_that_is_killed_on_a_full_disk_has_its_old_checkpoint(
-    tmp_path: Path, small_disk: Path, finished_run: Path
-) -> None:
-    child = start(train_on_a_full_disk, small_disk, 20, None, 40, log=tmp_path / "log")
-    assert child.wait() == -signal.SIGKILL
-    folder = run_folder(small_disk)
-    newest = load_tree(sorted((folder / "checkpoints").glob("step_*"))[-1])
-    assert newest["counters"]["update"] == 16
-    (small_disk / "filler").unlink()
-    assert start(train, small_disk, log=tmp_path / "again").wait() == 0
-    assert fingerprint(folder) == fingerprint(finished_run)
 
 
 def train_with_a_file_limit(log_dir: Path, full: int, free: int | None) -> int:

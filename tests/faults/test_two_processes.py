@@ -1,4 +1,4 @@
-"""Two runs on one folder: the second is refused by name, a dead one's lock is taken over."""
+"""Two runs on one folder: the second is refused by name."""
 
 import signal
 import socket
@@ -26,14 +26,3 @@ def test_the_second_run_is_refused_and_the_first_is_not_disturbed(
     first.signal(signal.SIGCONT)
     assert first.wait() == 0
     assert fingerprint(run_folder(tmp_path)) == fingerprint(finished_run)
-
-
-def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path, finished_run: Path) -> None:
-    first = start_training(tmp_path, name="first")
-    first.wait_for(lambda: "episode 1" in first.out)
-    first.signal(signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL
-    folder = run_folder(tmp_path)
-    assert f'"pid": {first.process.pid}' in (folder / ".lock.json").read_text()
-    assert start_training(tmp_path, name="second").wait() == 0
-    assert fingerprint(folder) == fingerprint(finished_run)

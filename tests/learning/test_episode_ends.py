@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from builders import tiny_config, tiny_model, tiny_spec
+from builders import random_batch, tiny_config, tiny_model, tiny_spec
 from difftori.learning import losses
 from difftori.learning.learner import Learner
 from difftori.model.world_model import WorldModel
 from difftori.planning.returns import plan_return, rollout
 from difftori.replay import ReplayBuffer
-from difftori.types import EnvSpec, Episode
+from difftori.types import Batch, EnvSpec, Episode
 
 DISCOUNT = 0.9
 LAST_REWARD = 20.0
@@ -55,9 +55,7 @@ def trained(*, terminated: bool, updates: int = 400) -> WorldModel:
         buffer.add(chain(rng, terminated=terminated))
     for step in range(updates):
         batch = buffer.sample(32)
-        _, priority = learner.update(batch, step)
-        assert priority is not None
-        buffer.update_priorities(batch.index, priority)
+        buffer.update_priorities(batch.index, learner.update(batch, step).priority)
     return model
 
 
@@ -99,30 +97,22 @@ def test_the_model_learns_where_episodes_end_and_plans_stop_there() -> None:
     assert float(G) == pytest.approx(LAST_REWARD, abs=2.0)
 
 
-def episodic_arguments(model: WorldModel, batch: int = 3) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    ends = torch.zeros(3, batch, 1)
+def uneven_batch(batch: int = 3) -> Batch:
+    """The first sequence ends after one step, the second is cut after two, the third goes on."""
     inside = torch.ones(3, batch, 1)
-    ends[0, 0], inside[1:, 0] = 1, 0  # ends after one step
-    inside[2, 1] = 0  # is cut after two
-    return {
-        "obs": torch.randn(batch, 5, generator=generator),
-        "next_obs": torch.randn(3, batch, 5, generator=generator),
-        "action": torch.rand(3, batch, 2, generator=generator),
-        "reward": torch.rand(3, batch, 1, generator=generator),
-        "weight": torch.ones(batch),
-        "terminated": ends,
-        "inside": inside,
-    }
+    inside[1:, 0] = inside[2, 1] = 0
+    whole = random_batch(batch)
+    whole.terminated[0, 0] = 1
+    return replace(whole, inside=inside)
 
 
-def loss_of(model: WorldModel, arguments: dict[str, Tensor]) -> losses.ModelLoss:
+def loss_of(model: WorldModel, batch: Batch) -> losses.ModelLoss:
     coefficients = dict.fromkeys(("consistency_loss", "reward_loss", "value_loss"), 1.0)
     return losses.model_loss(
         model,
         model,
-        **arguments,
-        policy_noise=None,
+        batch,
+        None,
         discount=DISCOUNT,
         rho=0.5,
         coefficients=coefficients | {"value_s_loss": 1.0, "termination_loss": 1.0},
@@ -134,36 +124,38 @@ def episodic_model() -> WorldModel:
 
 
 def test_nothing_beyond_an_episodes_end_is_learned_from() -> None:
-    model = episodic_model()
-    arguments = episodic_arguments(model)
-    changed = {name: value.clone() for name, value in arguments.items()}
-    outside = arguments["inside"][..., 0] == 0
-    for name in ("next_obs", "action", "reward"):
-        changed[name][outside] = 3.0
-    ours, theirs = loss_of(model, arguments), loss_of(model, changed)
+    model, batch = episodic_model(), uneven_batch()
+    assert batch.inside is not None
+    outside = batch.inside[..., 0] == 0
+    changed = replace(
+        batch,
+        next_obs=batch.next_obs.masked_fill(outside[..., None], 3.0),
+        action=batch.action.masked_fill(outside[..., None], 1.0),
+        reward=batch.reward.masked_fill(outside[..., None], 3.0),
+    )
+    ours, theirs = loss_of(model, batch), loss_of(model, changed)
     assert torch.equal(ours.weighted, theirs.weighted)
     assert torch.equal(ours.priority, theirs.priority)
 
 
 def test_the_cross_entropy_is_of_the_steps_that_were_taken() -> None:
-    model = episodic_model()
-    arguments = episodic_arguments(model)
-    z = rollout(model, model.encode(arguments["obs"]), arguments["action"])[:-1]
-    probability = torch.sigmoid(model.termination_logit(z, arguments["action"]))
-    right = torch.where(arguments["terminated"] == 1, probability, 1 - probability)
+    model, batch = episodic_model(), uneven_batch()
+    z = rollout(model, model.encode(batch.obs), batch.action)[:-1]
+    probability = torch.sigmoid(model.termination_logit(z, batch.action))
+    right = torch.where(batch.terminated == 1, probability, 1 - probability)
     rho = torch.tensor([1, 0.5, 0.25]).view(3, 1, 1)
-    expected = -(rho * arguments["inside"] * right.log()).sum(dim=0).mean()
-    torch.testing.assert_close(
-        loss_of(model, arguments).terms["termination_loss"], expected.detach()
-    )
+    expected = -(rho * batch.inside * right.log()).sum(dim=0).mean()
+    found = loss_of(model, batch).terms["termination_loss"]
+    torch.testing.assert_close(found, expected.detach())
 
 
 def test_the_policy_learns_where_the_episode_still_runs() -> None:
-    arguments = episodic_arguments(episodic_model())
-    alive = losses.still_running(arguments["terminated"], arguments["inside"])
-    assert alive[:, 0, 0].tolist() == [1, 0, 0, 0]
-    assert alive[:, 1, 0].tolist() == [1, 1, 1, 0]  # what a cut leaves is a state like any other
-    assert alive[:, 2, 0].tolist() == [1, 1, 1, 1]
+    running = losses.still_running(uneven_batch())
+    assert running is not None
+    assert running[:, 0, 0].tolist() == [1, 0, 0, 0]
+    assert running[:, 1, 0].tolist() == [1, 1, 1, 0]  # what a cut leaves is a state like any other
+    assert running[:, 2, 0].tolist() == [1, 1, 1, 1]
+    assert losses.still_running(random_batch()) is None
 
 
 def test_a_task_that_cannot_end_has_no_such_network() -> None:

@@ -39,13 +39,13 @@ def test_an_update_moves_every_network(modality: str) -> None:
     model = tiny_model(config)
     learner = new_learner(model, config)
     before, target_before = snapshot(model), snapshot(learner.target)
-    metrics, priority = learner.update(random_batch(modality=modality), step=1)
+    result = learner.update(random_batch(modality=modality), step=1)
     assert moved(before, model) == NETWORKS
     assert moved(target_before, learner.target) == set()
-    assert priority is not None
-    assert priority.shape == (4,)
-    assert all(value.isfinite() for value in metrics.values())
-    assert metrics.keys() == {
+    assert result.finite
+    assert result.priority.shape == (4,)
+    assert all(value.isfinite() for value in result.losses.values())
+    assert result.losses.keys() == {
         "consistency_loss",
         "reward_loss",
         "value_loss",
@@ -124,7 +124,7 @@ def test_the_policy_learns_to_raise_the_critics_value() -> None:
 def test_repeated_updates_on_one_batch_lower_its_losses() -> None:
     config = tiny_config(**STILL)
     learner, batch = new_learner(tiny_model(config), config), random_batch()
-    metrics = [learner.update(batch, step)[0] for step in range(60)]
+    metrics = [learner.update(batch, step).losses for step in range(60)]
     for name in ("consistency_loss", "reward_loss", "value_loss", "value_s_loss"):
         assert metrics[-1][name] < 0.7 * metrics[0][name], name
 
@@ -134,7 +134,7 @@ def test_the_gradient_is_scaled_by_the_horizon(config: Config) -> None:
     norms, losses = [], []
     for horizon in (3, 6):
         learner = new_learner(tiny_model(config), tiny_config(**STILL, horizon=horizon))
-        metrics, _ = learner.update(random_batch(horizon=3), step=1)
+        metrics = learner.update(random_batch(horizon=3), step=1).losses
         norms.append(metrics["grad_norm"].item())
         losses.append(metrics["weighted_loss"].item())
     assert losses[0] == losses[1]
@@ -143,7 +143,7 @@ def test_the_gradient_is_scaled_by_the_horizon(config: Config) -> None:
 
 def test_coefficients_come_from_the_config(model: WorldModel) -> None:
     config = tiny_config(consistency_coef=3.0, reward_coef=5.0, value_coef=7.0, **STILL)
-    metrics, _ = new_learner(model, config).update(random_batch(), step=1)
+    metrics = new_learner(model, config).update(random_batch(), step=1).losses
     total = 3 * metrics["consistency_loss"] + 5 * metrics["reward_loss"]
     total += 7 * (metrics["value_loss"] + metrics["value_s_loss"])
     torch.testing.assert_close(metrics["total_loss"], total)
@@ -161,12 +161,12 @@ def test_a_batch_that_is_not_finite_changes_nothing(
     batch = random_batch()
     spoiled = getattr(batch, field).clone()
     spoiled.view(-1)[1] = bad
-    _, priority = learner.update(replace(batch, **{field: spoiled}), step=2)
+    result = learner.update(replace(batch, **{field: spoiled}), step=2)
     if field == "reward" and bad == torch.inf:
         # The infinite loss is clamped, and a clamped loss has no gradient.
         assert all(p.isfinite().all() for p in model.parameters())
         return
-    assert priority is None
+    assert not result.finite
     assert moved(before, model) == set()
     assert moved(target, learner.target) == set()
     for name, moments in kept.items():
@@ -187,15 +187,13 @@ def test_stops_after_so_many_in_a_row_and_names_the_loss(model: WorldModel, conf
 def test_a_policy_gradient_that_is_not_finite_is_dropped_and_counted(
     model: WorldModel, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from difftori.learning import losses
-
     learner, before = new_learner(model, config), snapshot(model)
-    original = losses.policy_loss
-    monkeypatch.setattr(losses, "policy_loss", lambda *args: original(*args) * torch.nan)
-    metrics, priority = learner.update(random_batch(), step=1)
+    original = learner._policy_loss
+    monkeypatch.setattr(learner, "_policy_loss", lambda *args: original(*args) * torch.nan)
+    result = learner.update(random_batch(), step=1)
     assert moved(before, model) == NETWORKS - {"_pi"}
-    assert priority is not None
-    assert not metrics["pi_loss"].isfinite()
+    assert result.finite
+    assert not result.losses["pi_loss"].isfinite()
     assert learner.nonfinite.total == 1
 
 
@@ -221,16 +219,11 @@ def test_each_observation_is_augmented_once(kind: str, monkeypatch: pytest.Monke
     config = tiny_config("mode=default", "modality=pixels", batch_size=2, augmentation=kind)
     learner = new_learner(tiny_model(config), config)
     batch = random_batch(size=2, horizon=2, modality="pixels")
-    obs, next_obs = learner._augment(batch)
-    assert obs.shape == batch.obs.shape
-    assert next_obs.shape == batch.next_obs.shape
-    assert obs.dtype == torch.float32
-    same = torch.equal(obs, batch.obs.float()) and torch.equal(next_obs, batch.next_obs.float())
+    augmented = learner._augmented(batch)
+    same = True
+    for name in ("obs", "next_obs"):
+        one, other = getattr(augmented, name), getattr(batch, name).float()
+        assert one.dtype == torch.float32
+        assert one.shape == other.shape
+        same = same and torch.equal(one, other)
     assert same == (kind == "none")
-
-
-def test_states_are_not_augmented(model: WorldModel, config: Config) -> None:
-    batch = random_batch()
-    obs, next_obs = new_learner(model, config)._augment(batch)
-    assert torch.equal(obs, batch.obs)
-    assert torch.equal(next_obs, batch.next_obs)

@@ -1,11 +1,20 @@
 """The batched losses against loops over time, written from the method's description."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from builders import random_batch, random_obs, tiny_config, tiny_model
-from difftori.learning.losses import LOSS_CAP, model_loss, plan_loss, policy_loss, td_targets
+from difftori.learning.losses import (
+    LOSS_CAP,
+    ModelLoss,
+    model_loss,
+    plan_loss,
+    policy_loss,
+    td_targets,
+)
 from difftori.model.world_model import WorldModel
 from difftori.planning.returns import rollout
 from difftori.types import Batch
@@ -24,15 +33,16 @@ def target() -> WorldModel:
     return tiny_model(tiny_config(), seed=1).target_copy()
 
 
-def whole_loss(model: WorldModel, target: WorldModel, batch: Batch, **changes: object) -> object:
-    fields = {name: value for name, value in vars(batch).items() if name != "index"}
-    arguments = {
-        "policy_noise": NOISE,
-        "discount": 0.9,
-        "rho": 0.5,
-        "coefficients": COEFFICIENTS,
-    }
-    return model_loss(model, target, **(fields | arguments | changes))
+def whole_loss(
+    model: WorldModel,
+    target: WorldModel,
+    batch: Batch,
+    *,
+    noise: Tensor = NOISE,
+    rho: float = 0.5,
+    coefficients: dict[str, float] = COEFFICIENTS,
+) -> ModelLoss:
+    return model_loss(model, target, batch, noise, discount=0.9, rho=rho, coefficients=coefficients)
 
 
 def naive_losses(
@@ -47,8 +57,9 @@ def naive_losses(
         with torch.no_grad():
             z_online = model.encode(next_obs)
             next_action = (torch.tanh(model._pi(z_online)) + NOISE[t]).clamp(-1, 1)
-            y = reward + discount * torch.minimum(*target.q(z_online, next_action))
-            y_obs = reward + discount * torch.minimum(*target.q_obs(next_obs, next_action))
+            goes_on = discount * (1 - batch.terminated[t])
+            y = reward + goes_on * torch.minimum(*target.q(z_online, next_action))
+            y_obs = reward + goes_on * torch.minimum(*target.q_obs(next_obs, next_action))
             z_target = target.encode(next_obs)
         z_next = model.next_latent(z, action)
         step = {
@@ -63,11 +74,13 @@ def naive_losses(
     return sums
 
 
+@pytest.mark.parametrize("terminated", [0.0, 1.0])
 @pytest.mark.parametrize("rho", [0.0, 0.5, 1.0])
 def test_model_loss_equals_a_loop_over_time(
-    model: WorldModel, target: WorldModel, rho: float
+    model: WorldModel, target: WorldModel, rho: float, terminated: float
 ) -> None:
     batch = random_batch()
+    batch.terminated[-1, 1:3] = terminated
     loss = whole_loss(model, target, batch, rho=rho)
     naive = naive_losses(model, target, batch, 0.9, rho)
     for name in COEFFICIENTS:
@@ -91,7 +104,7 @@ def test_policy_loss_equals_a_loop_over_time(model: WorldModel) -> None:
     for t, z in enumerate(latents):
         q = torch.minimum(*model.q(z, (torch.tanh(model._pi(z)) + noise[t]).clamp(-1, 1)))
         expected = expected - 0.5**t * q.mean()
-    torch.testing.assert_close(policy_loss(model, latents, 0.5, noise), expected)
+    torch.testing.assert_close(policy_loss(model, latents, noise, rho=0.5), expected)
 
 
 def test_plan_loss_is_the_smaller_observation_critic_negated(model: WorldModel) -> None:
@@ -116,7 +129,11 @@ def test_targets_use_online_encoder_and_policy_and_target_critics(
     model: WorldModel, target: WorldModel
 ) -> None:
     batch = random_batch()
-    before = td_targets(model, target, batch.next_obs, batch.reward, 0.9, None)
+
+    def targets() -> tuple[Tensor, Tensor]:
+        return td_targets(model, target, batch.next_obs, batch.reward, batch.terminated, 0.9, None)
+
+    before = targets()
     for network, matters in (
         (target._encoder, False),
         (target._pi, False),
@@ -129,9 +146,24 @@ def test_targets_use_online_encoder_and_policy_and_target_critics(
         weight = list(network.parameters())[-2]
         kept = weight.data.clone()
         weight.data.mul_(-3)
-        after = td_targets(model, target, batch.next_obs, batch.reward, 0.9, None)
+        after = targets()
         weight.data.copy_(kept)
         assert torch.equal(before[0], after[0]) == (not matters)
+
+
+def test_nothing_comes_after_a_terminated_transition(model: WorldModel, target: WorldModel) -> None:
+    """And the target of the other rows is the same, bit for bit."""
+    batch = random_batch()
+    ended = batch.terminated.clone()
+    ended[2, 1] = 1.0
+    plain, cut = (
+        td_targets(model, target, batch.next_obs, batch.reward, terminated, 0.9, None)
+        for terminated in (batch.terminated, ended)
+    )
+    for y, y_cut in zip(plain, cut, strict=True):
+        assert torch.equal(y_cut[2, 1], batch.reward[2, 1])
+        assert torch.equal(y_cut[ended == 0], y[ended == 0])
+        assert not torch.equal(y[2, 1], batch.reward[2, 1])
 
 
 def test_consistency_is_to_the_target_encoder(model: WorldModel, target: WorldModel) -> None:
@@ -147,7 +179,7 @@ def test_importance_weights_weigh_the_gradient_and_not_the_log(
     model: WorldModel, target: WorldModel
 ) -> None:
     batch = random_batch()
-    nothing = whole_loss(model, target, batch, weight=torch.zeros(4))
+    nothing = whole_loss(model, target, replace(batch, weight=torch.zeros(4)))
     assert nothing.weighted == 0
     assert nothing.terms["total_loss"] == whole_loss(model, target, batch).terms["total_loss"]
 
@@ -157,7 +189,7 @@ def test_losses_and_priorities_are_capped(model: WorldModel, target: WorldModel)
     batch = random_batch()
     reward = batch.reward.clone()
     reward[:, 1] = 1e6
-    loss = whole_loss(model, target, batch, reward=reward, weight=torch.eye(4)[1])
+    loss = whole_loss(model, target, replace(batch, reward=reward, weight=torch.eye(4)[1]))
     assert loss.priority[1] == LOSS_CAP
     assert (loss.priority[[0, 2, 3]] < LOSS_CAP).all()
     gradients = torch.autograd.grad(loss.weighted, list(model._reward.parameters()))
@@ -181,7 +213,7 @@ def test_the_set_of_losses_is_the_set_of_coefficients(
 
 def test_a_horizon_of_one(model: WorldModel, target: WorldModel) -> None:
     batch = random_batch(horizon=1)
-    loss = whole_loss(model, target, batch, policy_noise=NOISE[:1])
+    loss = whole_loss(model, target, batch, noise=NOISE[:1])
     naive = naive_losses(model, target, batch, 0.9, 0.5)
     torch.testing.assert_close(loss.terms["value_loss"], naive["value_loss"].detach().mean())
 

@@ -34,7 +34,12 @@ def accumulate(plan_gradient: PlanGradient, model: WorldModel, config: Config, s
 
 
 def new(model: WorldModel, config: Config, max_nonfinite: int = 3) -> PlanGradient:
-    return PlanGradient(model, config.plan_gradient, max_nonfinite=max_nonfinite)
+    return PlanGradient(
+        model,
+        lr=config.plan_gradient.lr,
+        max_norm=config.plan_gradient.grad_clip_norm_a,
+        max_nonfinite=max_nonfinite,
+    )
 
 
 def learn_and_find_what_moved(model: WorldModel, config: Config) -> set[str]:
@@ -173,14 +178,6 @@ def test_resumes_bit_for_bit_in_the_middle_of_an_episode(config: Config) -> None
     assert results[0] == results[1]
     for name, value in first_model.state_dict().items():
         assert torch.equal(value, second_model.state_dict()[name])
-
-
-@pytest.mark.parametrize(
-    ("mode", "applies"),
-    [("back_plan", "episode"), ("back_plan_per_step", "step"), ("back_plan_replay", "replay")],
-)
-def test_when_it_is_applied_is_told_by_the_mode(model: WorldModel, mode: str, applies: str) -> None:
-    assert new(model, tiny_config(f"mode={mode}")).applies == applies
 
 
 def test_gradient_names_are_the_trained_parameters(model: WorldModel, config: Config) -> None:

@@ -51,11 +51,10 @@ def test_the_updates_products_run_in_bf16(modality: str) -> None:
             max_nonfinite=1,
         )
         with Products() as products:
-            metrics, priority = learner.update(random_batch(5, modality=modality), step=0)
+            result = learner.update(random_batch(5, modality=modality), step=0)
         counted[precision] = products
-        assert all(value.dtype == torch.float32 for value in metrics.values())
-        assert priority is not None
-        assert priority.dtype == torch.float32
+        assert all(value.dtype == torch.float32 for value in result.losses.values())
+        assert result.priority.dtype == torch.float32
     fp32, bf16 = counted["fp32"], counted["bf16"]
     assert fp32.dtypes.keys() == {torch.float32}
     assert fp32.dtypes.total() == bf16.dtypes.total()
@@ -79,8 +78,9 @@ def test_values_rewards_and_latents_are_float32_in_bf16() -> None:
 def test_plans_stay_in_float32() -> None:
     config = tiny_config("mode=back_plan", precision="bf16")
     model, obs = tiny_model(config), random_obs(2)
+    actor = Actor(model, config)
     with Products() as products:
-        plan = Actor(model, config).act(
+        plan = actor.act(
             obs,
             episode_start_step=10**9,
             update_step=0,

@@ -193,8 +193,8 @@ def test_losses_roll_out_an_added_layer_too() -> None:
     loss = model_loss(
         model,
         model.target_copy(),
-        **{name: value for name, value in vars(batch).items() if name != "index"},
-        policy_noise=None,
+        batch,
+        None,
         discount=0.99,
         rho=0.5,
         coefficients=dict.fromkeys(names, 1.0),

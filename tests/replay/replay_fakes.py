@@ -16,12 +16,16 @@ PIXELS = EnvSpec(
 
 
 def state_episode(number: int, length: int, *, terminated: bool = False) -> Episode:
-    """Observation t is [number, t]; action t is [t + 1/2]; reward t is 100 number + t."""
+    """Observation t is [number, t]; action t is [t + 1/2]; reward t is 100 number + t.
+
+    It ended for good if ``terminated``, and was cut off if not.
+    """
     time = np.arange(length + 1, dtype=np.float32)
     obs = np.stack([np.full_like(time, number), time], axis=1)
     action = (time[:-1, None] + 0.5).astype(np.float32)
-    reward = (100 * number + time[:-1]).astype(np.float32)
-    return Episode(obs, action, reward, terminated=(time[1:] == length) & terminated)
+    ends = np.zeros(length, dtype=bool)
+    ends[-1] = terminated
+    return Episode(obs, action, (100 * number + time[:-1]).astype(np.float32), ends)
 
 
 def pixel_episode(number: int, length: int) -> Episode:

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from replay_fakes import PIXELS, STATE, NaiveBuffer, make_buffer, pixel_episode, state_episode
 
 from difftori.replay import ReplayBuffer, memory_bytes
-from difftori.types import Batch, EnvSpec
+from difftori.types import Batch, EnvSpec, Episode
 
 lengths = st.lists(st.integers(1, 12), min_size=1, max_size=12)
 
@@ -36,6 +36,7 @@ def test_a_batch_by_hand() -> None:
     assert batch.next_obs[:, 0].tolist() == [[7, 1], [7, 2], [7, 3]]
     assert batch.action[:, 1].tolist() == [[0.5], [1.5], [2.5]]
     assert batch.reward[:, 1].tolist() == [[700], [701], [702]]
+    assert batch.terminated[:, 1].tolist() == [[0], [0], [0]]
     assert batch.weight.tolist() == [1, 1]
     assert batch.index.tolist() == [0, 0]
     assert batch.obs.dtype == batch.reward.dtype == batch.weight.dtype == torch.float32
@@ -65,6 +66,24 @@ def test_an_episode_no_longer_than_the_horizon_is_never_drawn(length: int) -> No
         buffer.sample(1)
     buffer.add(state_episode(1, 5))
     assert set(zip(*origin(buffer.sample(100)), strict=True)) == {(1, 0), (1, 1)}
+
+
+@pytest.mark.parametrize("length", [3, 4, 6])
+def test_a_terminal_transition_is_the_last_of_a_sequence_and_a_cut_off_one_is_not_drawn(
+    length: int,
+) -> None:
+    buffer = make_buffer(horizon=3)
+    buffer.add(state_episode(0, length, terminated=True))
+    buffer.add(state_episode(1, length))
+    batch = buffer.sample(300)
+    check_sequences(buffer, batch)
+    starts = set(zip(*origin(batch), strict=True))
+    ended, cut_off = ({t for n, t in starts if n == number} for number in (0, 1))
+    assert ended == set(range(length - 3 + 1))
+    assert cut_off == set(range(length - 3))
+    is_last = batch.next_obs[..., 1] == length
+    assert torch.equal(batch.terminated[..., 0] == 1, is_last)
+    assert not is_last[:2].any()
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,7 +127,7 @@ def test_live_episodes_come_back_as_they_were(episode_lengths: list[int], pixels
         buffer.add(make_episode(number, length))
     for number in buffer.live_episodes:
         expected, found = make_episode(number, episode_lengths[number]), buffer.episode(number)
-        for name in ("obs", "action", "reward"):
+        for name in (field.name for field in fields(Episode)):
             one, two = getattr(expected, name), getattr(found, name)
             assert one.dtype == two.dtype
             assert np.array_equal(one, two)
@@ -203,11 +222,18 @@ def test_episodes_that_do_not_fit_are_refused() -> None:
     early.obs[0, 0] += 1
     endless = state_episode(0, 4)
     endless.reward[2] = np.nan
+    parts = vars(good).items()
     cases = [
         (STATE, state_episode(0, 21), "1 to 20 transitions, got 21"),
-        (STATE, replace(good, obs=good.obs[:1], reward=good.reward[:0]), "got 0"),
+        (STATE, Episode(**{k: v[:1] if k == "obs" else v[:0] for k, v in parts}), "got 0"),
         (STATE, replace(good, obs=good.obs[1:]), "obs must be float32"),
-        (STATE, replace(good, action=good.action.astype(float)), "action must be"),
+        (STATE, replace(good, action=good.action.astype(float)), "action must be float32"),
+        (STATE, replace(good, terminated=good.reward), "terminated must be bool"),
+        (
+            STATE,
+            replace(good, terminated=np.eye(4, dtype=bool)[1]),
+            "terminated at step 1 and has 4",
+        ),
         (STATE, endless, r"reward is not finite at \[2\]"),
         (PIXELS, late, "observation 2 does not continue"),
         (PIXELS, early, "must repeat its first frame"),
@@ -227,11 +253,11 @@ def test_impossible_settings_are_refused() -> None:
 
 def test_memory_is_counted_frame_by_frame() -> None:
     pixels = EnvSpec("none", "pixels", (9, 84, 84), 6, 500, 2, frame_stack=3)
-    per_slot = 3 * 84 * 84 + 4 * 7 + 32
+    per_slot = 3 * 84 * 84 + 4 * (6 + 1 + 1) + 32
     assert memory_bytes(pixels, 1_000_000) == 1_002_000 * per_slot
     buffer = make_buffer(PIXELS)
     buffer.add(pixel_episode(0, 4))
-    assert buffer.stored_bytes == 5 * (3 * 2 * 2 + 4 * 2 + 32)
+    assert buffer.stored_bytes == 5 * (3 * 2 * 2 + 4 * 3 + 32)
 
 
 def test_capacity_is_reached_exactly_by_whole_episodes() -> None:
@@ -244,11 +270,11 @@ def test_capacity_is_reached_exactly_by_whole_episodes() -> None:
 
 def test_batches_are_made_on_the_computing_device() -> None:
     """The meta device stands for one that is not the CPU and whose numbers cannot be read."""
-    buffer = make_buffer(PIXELS, device="meta", horizon=2)
+    buffer = make_buffer(replace(PIXELS, can_terminate=True), device="meta", horizon=2)
     buffer.add(pixel_episode(0, 5))
     batch = buffer.sample(3)
-    parts = [batch.obs, batch.next_obs, batch.action, batch.reward, batch.weight, batch.index]
-    assert {part.device.type for part in [*parts, buffer.uniform_observations(2)]} == {"meta"}
+    parts = [*vars(batch).values(), buffer.uniform_observations(2)]
+    assert {part.device.type for part in parts} == {"meta"}
     assert batch.next_obs.shape == (2, 3, 9, 2, 2)
 
 
@@ -271,7 +297,6 @@ class TestEpisodesThatEnd:
     def test_a_sequence_stops_at_its_episodes_end_and_repeats_what_it_saw_there(self) -> None:
         lengths = (1, 2, 5)
         batch = self.filled(*lengths).sample(200)
-        assert batch.terminated is not None
         assert batch.inside is not None
         for column, (number, start) in enumerate(zip(*origin(batch), strict=True)):
             left = lengths[number] - start
@@ -297,10 +322,3 @@ class TestEpisodesThatEnd:
             vars(buffer.sample(20)).values(), vars(other.sample(20)).values(), strict=True
         ):
             assert torch.equal(ours, theirs)
-
-    def test_nothing_of_this_is_stored_where_no_episode_can_end(self) -> None:
-        buffer = make_buffer(STATE, horizon=2)
-        buffer.add(state_episode(0, 4, terminated=True))
-        batch = buffer.sample(4)
-        assert batch.terminated is None
-        assert batch.inside is None

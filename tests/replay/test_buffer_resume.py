@@ -24,8 +24,8 @@ def drive(
         if drawable:
             batch = buffer.sample(min(4, drawable))
             buffer.update_priorities(batch.index, batch.reward.sum((0, 2)) / 37)
-            out += [batch.obs, batch.next_obs, batch.action, batch.reward]
-            out += [batch.weight, batch.index, buffer.uniform_observations(3)]
+            out += [part for part in vars(batch).values() if part is not None]
+            out.append(buffer.uniform_observations(3))
     return out
 
 

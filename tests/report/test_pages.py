@@ -87,7 +87,7 @@ def test_a_run_that_goes_on_ends_its_group_and_is_named(
     write_all(Request(folders, tmp_path))
     note = "default has seeds that are not at their end: cup-catch 2 (20 of 30); walker-run 2"
     assert note in caplog.text
-    assert "the aggregate of default ends at 20 env steps, which all reached" in caplog.text
+    assert "the aggregate of default ends at 20 env steps: a run ends there" in caplog.text
     page = (tmp_path / f"returns-{NAME}.md").read_text()
     assert note in page
     assert "| cup-catch | 20 | 250 [200, 300] | 125 [100, 150] |" in page
@@ -96,6 +96,22 @@ def test_a_run_that_goes_on_ends_its_group_and_is_named(
     assert "| cup-catch | 30 | 500 [400, 600] | 200 (1 seed only) |" in page
     write_all(Request(folders, tmp_path, drop_short=True))
     assert "| 500 [400, 600] | 200 |" in (tmp_path / f"returns-{NAME}.md").read_text()
+
+
+def test_what_an_aggregate_leaves_out_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study(tmp_path / "logs")
+    for task in ("cup-catch", "walker-run", "acrobot-swingup"):
+        make_run(tmp_path / "more", {10: 1.0}, task=task, mode="default")
+    make_run(tmp_path / "one", {10: 1.0}, mode="theseus_forward")
+    folders = find_runs([f"{tmp_path}/logs", f"three={tmp_path}/more", f"one={tmp_path}/one"])
+    write_all(Request(folders, tmp_path / "out"))
+    assert "leaves out one, back_plan, default: no value on all its tasks" in caplog.text
+    caplog.clear()
+    folders = {folder: label for folder, label in folders.items() if label != "one"}
+    write_all(Request(folders, tmp_path / "out"))
+    assert "leaves out acrobot-swingup: not every method has them" in caplog.text
 
 
 def test_runs_that_cannot_be_read_are_told_and_the_others_drawn(

@@ -127,7 +127,7 @@ def test_a_bad_weight_stops_the_run_and_never_reaches_a_checkpoint(
     def spoil(self: Learner, batch: Any, step: int) -> Any:
         if step == 40:
             with torch.no_grad():
-                self._model._dynamics[2].weight[3, 4] = torch.inf
+                self.model._dynamics[2].weight[3, 4] = torch.inf
         return update(self, batch, step)
 
     monkeypatch.setattr(Learner, "update", spoil)
@@ -142,16 +142,16 @@ def test_a_bad_weight_stops_the_run_and_never_reaches_a_checkpoint(
 def test_a_bad_gradient_is_dropped_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Learner._loss_on
+    original = Learner.update
     calls = 0
 
-    def spoil(self: Learner, batch: Any) -> Any:
+    def spoil(self: Learner, batch: Any, step: int) -> Any:
         nonlocal calls
         calls += 1
         if calls in (3, 4):
             batch.reward[0, 0] = torch.nan
-        return original(self, batch)
+        return original(self, batch, step)
 
-    monkeypatch.setattr(Learner, "_loss_on", spoil)
+    monkeypatch.setattr(Learner, "update", spoil)
     assert run_debug(tmp_path) == 0
     assert records(run_folder(tmp_path), "train")[-1]["updates_dropped"] == 2

@@ -7,7 +7,6 @@ range of them. ``tree_file`` says how a file survives being killed at any moment
 import contextlib
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +52,12 @@ class Checkpointer:
         config: dict[str, Any],
         *,
         every_minutes: float,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``config`` has the flat keys; those outside ``MAY_DIFFER`` must agree to resume."""
         self._folder = folder
         self._config = config
         self._every_seconds = 60 * every_minutes
-        self._clock = clock
-        self._saved_at = clock()
+        self._saved_at = time.monotonic()
         self._store = CheckpointStore(folder / "checkpoints")
         self._episodes = EpisodeFiles(folder / "checkpoints" / "episodes", spec)
         self._episodes_written = 0
@@ -72,7 +69,7 @@ class Checkpointer:
 
     @property
     def due(self) -> bool:
-        return self._clock() - self._saved_at >= self._every_seconds
+        return time.monotonic() - self._saved_at >= self._every_seconds
 
     @property
     def due_within_episode(self) -> bool:
@@ -87,7 +84,7 @@ class Checkpointer:
         A disk that does not take it is a warning and a False (the old checkpoints stay intact,
         and the next time it is tried again).
         """
-        self._saved_at = self._clock()
+        self._saved_at = time.monotonic()
         state = buffer.priorities_state()
         whole = {**tree, "format": FORMAT, "config": _identity(self._config), "replay": state}
         try:

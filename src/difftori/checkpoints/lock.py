@@ -44,7 +44,7 @@ class RunLock:
         except Timeout as error:
             unknown = {"pid": "?", "host": "an unknown host", "started": "at an unknown time"}
             who = "process {pid} on {host}, started {started}".format(
-                **{**unknown, **(_read_holder(self._folder) or {})}
+                **{**unknown, **_read_holder(self._folder)}
             )
             raise RunLockedError(f"{self._folder} is in use by {who}") from error
         started = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
@@ -66,8 +66,8 @@ class RunLock:
 def holder_of(folder: Path) -> dict[str, Any] | None:
     """The process that uses the run folder now (pid, host, started); None: nobody does.
 
-    For people who look on; changes nothing. Where locks do not reach across hosts, a process of
-    another host is not seen.
+    Empty where it has not said who it is, as on a full disk. For people who look on; changes
+    nothing. Where locks do not reach across hosts, a process of another host is not seen.
     """
     return _read_holder(folder) if _is_locked(folder / LOCK_FILE) else None
 
@@ -83,12 +83,12 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _read_holder(folder: Path) -> dict[str, Any] | None:
+def _read_holder(folder: Path) -> dict[str, Any]:
     try:
         holder = json.loads((folder / HOLDER_FILE).read_text())
     except (OSError, ValueError):
-        return None
-    return holder if isinstance(holder, dict) and "pid" in holder else None
+        return {}
+    return holder if isinstance(holder, dict) and "pid" in holder else {}
 
 
 def process_ticks(pid: int) -> str:

@@ -71,9 +71,7 @@ class CheckpointStore:
                 if check is not None:
                     check(tree)
             except CheckpointError as error:
-                text = str(error)
-                named = text.startswith(str(self.path(number)))
-                self.refused.append(text if named else f"{self.path(number)}: {text}")
+                self.refused.append(f"{self.path(number).name}: {error}")
             else:
                 self.kept = [n for n in numbers if n <= number]
                 return number, tree

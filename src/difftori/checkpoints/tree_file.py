@@ -80,7 +80,10 @@ def load_tree(path: Path) -> Any:
         tensors = safetensors.torch.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         text = header["__metadata__"]["tree"][len(_NO_DIGEST) :]
-        return _with_tensors(json.loads(text), tensors)
+        return json.loads(
+            text,
+            object_hook=lambda node: tensors[node[_TENSOR]] if node.keys() == {_TENSOR} else node,
+        )
     except (safetensors.SafetensorError, ValueError, LookupError) as error:
         raise CheckpointError(f"{path}: checksum good, content malformed: {error!r}") from error
 
@@ -126,14 +129,4 @@ def _without_tensors(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return [_without_tensors(child, f"{path}/{i}", tensors) for i, child in enumerate(node)]
     if isinstance(node, float) and not math.isfinite(node):
         raise CheckpointError(f"{path} is {node}: only finite numbers can be stored")
-    return node
-
-
-def _with_tensors(node: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(node, list):
-        return [_with_tensors(child, tensors) for child in node]
-    if isinstance(node, dict):
-        if node.keys() == {_TENSOR}:
-            return tensors[node[_TENSOR]]
-        return {key: _with_tensors(child, tensors) for key, child in node.items()}
     return node

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from difftori.model.world_model import WorldModel
 from difftori.planning.returns import rollout
+from difftori.types import Batch
 
 LOSS_CAP = 1e4
 """each sequence's loss of a kind, and its priority, are clamped at this"""
@@ -39,59 +40,51 @@ def td_targets(
     target: WorldModel,
     next_obs: Tensor,
     reward: Float[Tensor, "H B 1"],
+    terminated: Float[Tensor, "H B 1"],
     discount: float,
     policy_noise: Float[Tensor, "H B A"] | None,
-    terminated: Float[Tensor, "H B 1"] | None = None,
 ) -> tuple[Float[Tensor, "H B 1"], Float[Tensor, "H B 1"]]:
     """y_t and yˢ_t, the temporal-difference targets of the latent and observation critics.
 
     y_t = r_t + γ min_i Q̄_i(h(o_{t+1}), a'),  yˢ_t = r_t + γ min_i Q̄_iˢ(o_{t+1}, a'), with
-    a' = π̃(h(o_{t+1})): the online encoder and policy, the target critics. After a step that
-    terminated its episode nothing comes: y_t and yˢ_t are r_t there. ``terminated`` is None where
-    no episode can.
+    a' = π̃(h(o_{t+1})): the online encoder and policy, the target critics. Where the transition
+    ``terminated`` its episode, nothing comes after r_t.
     """
     z_next = model.encode(next_obs)
     next_action = model.policy(z_next, policy_noise)
-    ahead = discount if terminated is None else discount * (1 - terminated)
-    y = reward + ahead * torch.minimum(*target.q(z_next, next_action))
-    y_obs = reward + ahead * torch.minimum(*target.q_obs(next_obs, next_action))
+    discount_next = discount * (1 - terminated)
+    y = reward + discount_next * torch.minimum(*target.q(z_next, next_action))
+    y_obs = reward + discount_next * torch.minimum(*target.q_obs(next_obs, next_action))
     return y, y_obs
 
 
 def model_loss(
     model: WorldModel,
     target: WorldModel,
-    *,
-    obs: Tensor,
-    next_obs: Tensor,
-    action: Float[Tensor, "H B A"],
-    reward: Float[Tensor, "H B 1"],
-    weight: Float[Tensor, "B"],
+    batch: Batch,
     policy_noise: Float[Tensor, "H B A"] | None,
+    *,
     discount: float,
     rho: float,
     coefficients: Mapping[str, float],
-    terminated: Float[Tensor, "H B 1"] | None = None,
-    inside: Float[Tensor, "H B 1"] | None = None,
 ) -> ModelLoss:
     """Consistency, reward and value losses along an H-step latent rollout.
 
     An episodic model also has the binary cross-entropy of where episodes end.
 
     Args:
-        obs: o_0 ``[B, *O]``, augmented.
-        next_obs: o_1 … o_H ``[H, B, *O]``, augmented.
-        weight: importance weights of the draw.
+        batch: with augmented observations.
         policy_noise: noise of the targets' policy samples, already times its std.
         rho: ρ, the weight of each later step relative to the one before.
         coefficients: of ``consistency_loss``, ``reward_loss``, ``value_loss`` and
             ``value_s_loss``, and an episodic model's ``termination_loss``, exactly these.
-        terminated: 1 where a step ended its episode; an episodic model needs it.
-        inside: 0 for the steps of a sequence beyond its episode's end, which do not count.
     """
+    obs, next_obs, action, reward = batch.obs, batch.next_obs, batch.action, batch.reward
     with torch.no_grad():
         z_target = target.encode(next_obs)
-        y, y_obs = td_targets(model, target, next_obs, reward, discount, policy_noise, terminated)
+        y, y_obs = td_targets(
+            model, target, next_obs, reward, batch.terminated, discount, policy_noise
+        )
     latents = rollout(model, model.encode(obs), action)
     z, z_next = latents[:-1], latents[1:]
     q1, q2 = model.q(z, action)
@@ -99,10 +92,10 @@ def model_loss(
     q1_obs, q2_obs = model.q_obs(observed, action)
     predicted = model.reward(z, action)
 
-    steps = torch.arange(len(action), device=weight.device)
+    steps = torch.arange(len(action), device=reward.device)
     rho_t = (rho**steps).to(reward.dtype).view(-1, 1, 1)
-    if inside is not None:
-        rho_t = rho_t * inside
+    if batch.inside is not None:
+        rho_t = rho_t * batch.inside
     losses = {
         "consistency_loss": (z_next - z_target).square().mean(dim=-1, keepdim=True),
         "reward_loss": (predicted - reward).square(),
@@ -110,17 +103,16 @@ def model_loss(
         "value_s_loss": (q1_obs - y_obs).square() + (q2_obs - y_obs).square(),
     }
     if model.episodic:
-        assert terminated is not None, "an episodic model needs to know where episodes ended"
         losses["termination_loss"] = functional.binary_cross_entropy_with_logits(
-            model.termination_logit(z, action), terminated, reduction="none"
+            model.termination_logit(z, action), batch.terminated, reduction="none"
         )
     assert losses.keys() == coefficients.keys(), (losses.keys(), coefficients.keys())
     summed = {name: (rho_t * loss).sum(dim=0).squeeze(1) for name, loss in losses.items()}
     total = sum(
         (coefficients[name] * loss.clamp(max=LOSS_CAP) for name, loss in summed.items()),
-        start=torch.zeros_like(weight),
+        start=torch.zeros_like(batch.weight),
     )
-    weighted = (total * weight).mean()
+    weighted = (total * batch.weight).mean()
     error = ((q1 - y).abs() + (q2 - y).abs()).detach()
     terms = {name: loss.detach().mean() for name, loss in summed.items()}
     terms |= {"total_loss": total.detach().mean(), "weighted_loss": weighted.detach()}
@@ -132,30 +124,32 @@ def model_loss(
     )
 
 
-def still_running(
-    terminated: Float[Tensor, "H B 1"], inside: Float[Tensor, "H B 1"]
-) -> Float[Tensor, "H_1 B 1"]:
-    """1 for those of the H+1 observations of a sequence from which its episode could go on.
+def still_running(batch: Batch) -> Float[Tensor, "H_1 B 1"] | None:
+    """1 for those of a sequence's H+1 observations from which its episode could go on.
 
-    A terminated step's next observation is none of them, a truncated one's is.
+    What follows a terminated step is none of them, what follows a truncated one is. None where all
+    of them are.
     """
-    return torch.cat([torch.ones_like(inside[:1]), inside * (1 - terminated)])
+    if batch.inside is None:
+        return None
+    return torch.cat([torch.ones_like(batch.inside[:1]), batch.inside * (1 - batch.terminated)])
 
 
 def policy_loss(
     model: WorldModel,
     latents: Float[Tensor, "T B Z"],
-    rho: float,
     policy_noise: Float[Tensor, "T B A"] | None,
-    alive: Float[Tensor, "T B 1"] | None = None,
+    running: Float[Tensor, "T B 1"] | None = None,
+    *,
+    rho: float,
 ) -> Float[Tensor, ""]:
     """−Σ_t ρ^t mean_B min_i Q_i(z_t, π̃(z_t)) on given latents (TD-MPC, eq. 10).
 
-    ``alive`` is 0 for the latents after an episode's end, which do not count.
+    ``running`` is 0 for latents after an episode's end, which do not count.
     """
     q = torch.minimum(*model.q(latents, model.policy(latents, policy_noise)))
-    if alive is not None:
-        q = alive * q
+    if running is not None:
+        q = running * q
     rho_t = (rho ** torch.arange(len(latents), device=latents.device)).to(q.dtype)
     return -(rho_t * q.mean(dim=(1, 2))).sum()
 

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from difftori.learning import losses
 from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.optimizer import GuardedAdam
 from difftori.model.world_model import WorldModel
-from difftori.sections import PlanGradientConfig
+from difftori.sections import Schedule
 
 
 @dataclass
@@ -32,30 +32,34 @@ class PlanGradient:
     """
 
     def __init__(
-        self, model: WorldModel, config: PlanGradientConfig, *, max_nonfinite: int
+        self, model: WorldModel, *, lr: Schedule, max_norm: float, max_nonfinite: int
     ) -> None:
+        """``lr`` in agent steps; the summed gradient is clipped at ``max_norm``."""
         self._model = model
-        self.applies = config.plan_gradient
-        """``episode`` or ``step``: from acted plans, when one ends; ``replay``: see there"""
-        replayed = config.plan_gradient == "replay"
-        max_norm = config.grad_clip_norm_a_buffer if replayed else config.grad_clip_norm_a
-        self._lr = config.lr
+        self._lr = lr
         self._optimizer = GuardedAdam(model.plan_parameters(), max_norm)
         self.nonfinite = NonFiniteCounter("the plan's gradient", max_nonfinite)
         self._gradient: list[Tensor] | None = None
         self._sums = _Sums()
 
     def accumulate(
-        self, obs: Tensor, planned_action: Float[Tensor, "B A"], weight: float = 1.0
-    ) -> Float[Tensor, "B"]:
-        """Add the gradient of weight · Σ_B −min Q_iˢ(o, â); returns the losses.
+        self,
+        obs: Tensor,
+        planned_action: Float[Tensor, "B A"],
+        weight: float = 1.0,
+        counted: Bool[Tensor, "B"] | None = None,
+    ) -> Float[Tensor, "N"]:
+        """Add the gradient of weight · Σ −min Q_iˢ(o, â); returns the losses summed.
 
-        A gradient that is not finite is dropped and counted.
+        ``counted`` are the rows to sum over; None is all of them. A gradient that is not finite
+        is dropped and counted.
 
         Raises:
             NotFiniteError: after ``max_nonfinite`` such gradients in a row.
         """
         loss = losses.plan_loss(self._model, obs, planned_action)
+        if counted is not None:
+            loss = loss[counted]
         total = weight * loss.sum()
         gradient = torch.autograd.grad(total, self._optimizer.parameters, allow_unused=True)
         filled = [

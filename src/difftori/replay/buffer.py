@@ -3,13 +3,12 @@
 from collections import deque
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from difftori.replay.fields import episode_arrays, from_rows, row_width
 from difftori.replay.layout import (
-    act_columns,
     episode_rows,
     frame_shape,
     slot_bytes,
@@ -27,12 +26,16 @@ class ReplayBuffer:
     """The last ``capacity`` transitions, in whole episodes, drawn by priority.
 
     An episode of L transitions takes L + 1 consecutive slots of a ring: slot t holds observation t
-    and, for t < L, action and reward t. So the next observation is always in the next slot. Of
-    stacked observations a slot holds the newest frame only. When the ring or the capacity is full
-    the oldest whole episodes go. The ring has one extra slot per ``spec.episode_length``
-    transitions, so it fills up before the capacity does only if episodes end early.
+    and, for t < L, the fields of transition t (see ``fields``). So the next observation is always
+    in the next slot. Of stacked observations a slot holds the newest frame only. When the ring or
+    the capacity is full the oldest whole episodes go. The ring has one extra slot per
+    ``spec.episode_length`` transitions, so it fills up before the capacity does only if episodes
+    end early. The last H starts of an episode are never drawn, as published, but for the first of
+    them where the episode terminated: its sequence ends in the terminal transition. Of a task whose
+    episodes can end by themselves (``spec.can_terminate``) every start is drawn: ``Batch.inside``
+    tells what lies beyond the episode's end.
 
-    Frames, actions and rewards lie on ``storage_device``; batches are made on ``compute_device``.
+    Frames and fields lie on ``storage_device``; batches are made on ``compute_device``.
     Priorities and other bookkeeping are on the CPU (some 30 MB per million slots): draws then are
     the same on every machine and wait for nothing. All randomness is from ``generator``, on the CPU
     and the caller's; its state is not part of ``priorities_state``.
@@ -75,8 +78,8 @@ class ReplayBuffer:
         shape = frame_shape(spec.obs_shape, spec.frame_stack)
         pin = device.type == "cpu" and self._compute_device.type == "cuda"
         self._frames = RowStore(self._slots, shape, spec.obs_dtype, device, pin=pin)
-        # action, reward and end side by side, to be gathered at once
-        self._acts = RowStore(self._slots, (act_columns(spec),), torch.float32, device, pin=pin)
+        # all fields side by side, to be gathered at once
+        self._fields = RowStore(self._slots, (row_width(spec),), torch.float32, device, pin=pin)
         self._tree = PriorityTree(self._slots, alpha)
         self._step = torch.zeros(self._slots, dtype=torch.int32)
         self._steps_left = torch.zeros(self._slots, dtype=torch.int32)
@@ -108,11 +111,6 @@ class ReplayBuffer:
         return range(self._episodes_added - len(self._lengths), self._episodes_added)
 
     @property
-    def _reward_ends(self) -> int:
-        """the column behind the reward's"""
-        return self.spec.action_dim + 1
-
-    @property
     def can_sample(self) -> bool:
         """Whether any stored sequence of H transitions can be drawn."""
         return self._tree.drawable > 0
@@ -131,14 +129,8 @@ class ReplayBuffer:
         start = self._first_slot + sum(self._lengths[k] + 1 for k in range(position))
         slots = torch.arange(start, start + length + 1) % self._slots
         obs = self._observations(slots, 0)[0]
-        acts = self._acts.gather(slots[:-1]).cpu().numpy()
-        action, reward, terminated = np.split(acts, [self.spec.action_dim, self._reward_ends], 1)
-        return Episode(
-            obs=obs.cpu().numpy(),
-            action=action.copy(),
-            reward=reward[:, 0].copy(),
-            terminated=np.any(terminated, axis=1, keepdims=True)[:, 0],
-        )
+        parts = from_rows(self._fields.gather(slots[:-1]), self.spec)
+        return Episode(obs=obs.cpu().numpy(), **episode_arrays(parts, self.spec))
 
     # ---- in
 
@@ -152,8 +144,10 @@ class ReplayBuffer:
         largest = float(self._tree.max())
         priority = torch.zeros(len(episode) + 1, dtype=torch.float64)
         # before anything can be drawn the largest priority is zero, and would stay so for ever
-        drawable = len(episode) if self.spec.can_terminate else len(episode) - self.horizon
-        priority[: max(0, drawable)] = largest if largest > 0 else 1.0
+        starts = len(episode)
+        if not self.spec.can_terminate:
+            starts += int(episode.terminated[-1]) - self.horizon
+        priority[: max(0, starts)] = largest if largest > 0 else 1.0
         while (
             self._num_transitions + len(episode) > self.capacity
             or self._end_slot - self._first_slot + len(priority) > self._slots
@@ -161,17 +155,17 @@ class ReplayBuffer:
             self._drop_oldest()
         self._tree.set(self._append(*rows), priority)
 
-    def _append(self, frames: Tensor, acts: Tensor) -> Int[Tensor, "slots"]:
+    def _append(self, frames: Tensor, fields: Tensor) -> Int[Tensor, "slots"]:
         """Write an episode behind the newest one, where there must be room; returns its slots."""
         slots = torch.arange(self._end_slot, self._end_slot + len(frames)) % self._slots
         self._frames.write(self._end_slot % self._slots, frames)
-        self._acts.write(self._end_slot % self._slots, acts)
+        self._fields.write(self._end_slot % self._slots, fields)
         self._step[slots] = torch.arange(len(frames), dtype=torch.int32)
         self._steps_left[slots] = torch.arange(len(frames) - 1, -1, -1, dtype=torch.int32)
-        self._lengths.append(len(acts))
+        self._lengths.append(len(fields))
         self._transitions_through = None
         self._end_slot += len(frames)
-        self._num_transitions += len(acts)
+        self._num_transitions += len(fields)
         self._episodes_added += 1
         return slots
 
@@ -204,18 +198,17 @@ class ReplayBuffer:
         weight = ((mass.min() / mass) ** self._beta).float()
         obs = self._observations(index, self.horizon)
         after = torch.arange(self.horizon)[:, None]
-        inside = after < self._steps_left[index]
-        steps = torch.where(inside, index + after, index) % self._slots
-        acts = self._move(self._acts.gather(steps))
+        left = self._steps_left[index]
+        steps = (index + torch.minimum(after, left - 1)) % self._slots
+        fields = self._move(self._fields.gather(steps))
+        inside = (after < left)[..., None].float() if self.spec.can_terminate else None
         return Batch(
             obs=obs[0],
             next_obs=obs[1:],
-            action=acts[..., : self.spec.action_dim],
-            reward=acts[..., self.spec.action_dim : self._reward_ends],
+            **from_rows(fields, self.spec),
             weight=self._move(weight),
             index=self._move(index),
-            terminated=acts[..., self._reward_ends :] if self.spec.can_terminate else None,
-            inside=self._move(inside[..., None].float()) if self.spec.can_terminate else None,
+            inside=None if inside is None else self._move(inside),
         )
 
     def uniform_observations(self, n: int) -> Shaped[Tensor, "n ..."]:

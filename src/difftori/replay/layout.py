@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from difftori.replay.fields import row_width, to_rows, transition_fields
 from difftori.types import EnvSpec, Episode
 
 
@@ -21,14 +22,9 @@ def memory_bytes(spec: EnvSpec, capacity: int) -> int:
 def slot_bytes(spec: EnvSpec) -> int:
     """Bytes of one slot, its share of the bookkeeping included."""
     frame = int(np.prod(frame_shape(spec.obs_shape, spec.frame_stack))) * spec.obs_dtype.itemsize
+    fields = 4 * row_width(spec)
     steps, priority, mass_and_its_sum = 8, 8, 16
-    return frame + 4 * act_columns(spec) + steps + priority + mass_and_its_sum
-
-
-def act_columns(spec: EnvSpec) -> int:
-    """float32 numbers of a transition beside its observation: action, reward and, where episodes
-    can end by themselves, whether this one did."""
-    return spec.action_dim + 1 + spec.can_terminate
+    return frame + fields + steps + priority + mass_and_its_sum
 
 
 def frame_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:
@@ -71,27 +67,27 @@ def stack_frames(
 
 
 def episode_rows(episode: Episode, spec: EnvSpec, longest: int) -> tuple[Tensor, Tensor]:
-    """Frames ``[L+1, *frame]`` and the rest ``[L, act_columns]``, as slots hold them.
+    """Frames ``[L+1, *frame]`` and the transitions' fields ``[L, W]``, as slots hold them.
 
     Raises ValueError if the episode is empty, longer than ``longest`` transitions, not of the
-    environment's shapes and dtypes, not finite, or not a running stack of frames.
+    environment's shapes and dtypes, not finite, not a running stack of frames, or goes on after
+    it terminated.
     """
     length = len(episode)
     if not 1 <= length <= longest:
         raise ValueError(f"an episode needs 1 to {longest} transitions, got {length}")
     obs_dtype = np.uint8 if spec.obs_dtype == torch.uint8 else np.float32
     _check("obs", episode.obs, (length + 1, *spec.obs_shape), obs_dtype)
-    _check("action", episode.action, (length, spec.action_dim), np.float32)
-    _check("reward", episode.reward, (length,), np.float32)
-    _check("terminated", episode.terminated, (length,), np.bool_)
+    for field in transition_fields(spec):
+        _check(field.name, getattr(episode, field.name), (length, *field.shape), field.dtype)
+    if episode.terminated[:-1].any():
+        step = int(np.argmax(episode.terminated))
+        raise ValueError(f"the episode terminated at step {step} and has {length} transitions")
     frames = newest_frames(episode.obs, spec.frame_stack)
-    acts = [episode.action, episode.reward[:, None]]
-    if spec.can_terminate:
-        acts.append(episode.terminated[:, None].astype(np.float32))
-    return torch.tensor(frames), torch.from_numpy(np.concatenate(acts, axis=1))
+    return torch.tensor(frames), to_rows(episode, spec)
 
 
-def _check(name: str, value: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
+def _check(name: str, value: np.ndarray, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
     if value.shape != shape or value.dtype != dtype:
         wanted = f"{np.dtype(dtype)} of shape {shape}"
         raise ValueError(f"{name} must be {wanted}, got {value.dtype} of {value.shape}")

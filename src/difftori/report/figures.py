@@ -71,7 +71,7 @@ def draw_curves(
     published = published[published["env_step"] <= end]
     names = list(dict.fromkeys(published.loc[published["task"].isin(tasks), "method"]))
     seeds = comparison.scores.groupby(["method", "task"])["seed"].nunique()
-    labels = [f"{method} ({_range(seeds[method])} seeds)" for method in comparison.methods]
+    labels = [f"{method} ({_counted(seeds[method], 'seed')})" for method in comparison.methods]
     for axes, task in zip(panels, tasks, strict=True):
         axes.set_title(task)
         for index, method in enumerate(comparison.methods):
@@ -108,9 +108,8 @@ def draw_aggregate(
     labels = []
     published = 0
     for method, rows in table.groupby("method", sort=False):
-        runs = rows["n_runs"].iloc[0]
-        if runs:
-            labels.append(f"{method} ({runs} runs)")
+        if rows["n_runs"].any():
+            labels.append(f"{method} ({_counted(rows['n_runs'], 'run')})")
             _line(axes, rows, comparison.methods.index(method), labels[-1])
         else:
             labels.append(f"{method} (mean)" if metric != "mean" else method)
@@ -131,7 +130,7 @@ def draw_profiles(comparison: Comparison, table: pd.DataFrame) -> Figure:
     figure, (axes,) = _grid(1)
     labels = []
     for method, rows in table.groupby("method", sort=False):
-        labels.append(f"{method} ({rows['n_runs'].iloc[0]} runs)")
+        labels.append(f"{method} ({_counted(rows['n_runs'], 'run')})")
         index = comparison.methods.index(method)
         _line(axes, rows, index, labels[-1], x="threshold", stairs=True)
     tasks, step = table["n_tasks"].iloc[0], table["env_step"].iloc[0]
@@ -220,8 +219,10 @@ def _how(metric: Metric, table: pd.DataFrame) -> str:
     return f" ({'mean' if metric == 'mean' else 'IQM'}, 95% CI)"
 
 
-def _range(counts: pd.Series) -> str:
-    return "–".join(str(count) for count in sorted({counts.min(), counts.max()}))
+def _counted(counts: pd.Series, noun: str) -> str:
+    """``1 seed``, ``3–5 seeds``."""
+    text = "–".join(str(count) for count in sorted({counts.min(), counts.max()}))
+    return f"{text} {noun}{'' if text == '1' else 's'}"
 
 
 def _normalized_label(comparison: Comparison) -> str:

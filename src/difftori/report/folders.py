@@ -7,10 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from difftori.config import ConfigError
-
 KEY = ("task", "modality", "mode", "exp_name", "seed")
 """what tells runs apart, in the order of the folders they lie in"""
 TAIL_BYTES = 1 << 16
@@ -77,22 +73,6 @@ def _expand(pattern: str) -> list[str]:
         return [pattern]
     # Path.glob takes no absolute patterns
     return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """``config.yaml``: flat keys, resolved.
-
-    Raises:
-        ConfigError: it cannot be read, or holds no keys.
-    """
-    path = folder / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path} holds no keys")
-    return config
 
 
 def latest_records(folder: Path, category: str | None = None) -> Iterator[dict[str, Any]]:

@@ -139,12 +139,13 @@ def _left_out(comparison: Comparison, table: pd.DataFrame) -> list[str]:
     tasks = tables.compared_tasks(comparison)
     methods = [name for name in comparison.methods if name not in set(table["method"])]
     others = [task for task in comparison.tasks if task not in tasks]
-    if methods or others:
-        notes.append(f"the aggregate leaves out {', '.join([*methods, *others])}: some runs lack")
-    ends = table[table["n_runs"] > 0].groupby("method")["env_step"].max()
-    for method, end in ends.items():
+    if methods:
+        notes.append(f"the aggregate leaves out {', '.join(methods)}: no value on all its tasks")
+    if others:
+        notes.append(f"the aggregate leaves out {', '.join(others)}: not every method has them")
+    for method, end in table[table["n_runs"] > 0].groupby("method")["env_step"].max().items():
         if end < comparison.scores.loc[comparison.scores["method"] == method, "env_step"].max():
-            notes.append(f"the aggregate of {method} ends at {end:,} env steps, which all reached")
+            notes.append(f"the aggregate of {method} ends at {end:,} env steps: a run ends there")
     return notes
 
 

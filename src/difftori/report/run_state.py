@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.lock import holder_of, lives
 from difftori.config import ConfigError
 from difftori.monitoring.status import FILE_NAME, QUEUED_FILE, read_status
-from difftori.report.folders import KEY, last_record, latest_records, read_config, walk_runs
+from difftori.report.folders import KEY, last_record, latest_records, walk_runs
 
 State = Literal["running", "waiting", "stopped", "failed", "done"]
 STATES: tuple[State, ...] = ("running", "waiting", "stopped", "failed", "done")
@@ -118,7 +119,8 @@ def _state(
     here = socket.gethostname()
     holder = holder_of(folder)
     if holder is not None:
-        return "running", "" if holder.get("host") == here else f"on {holder.get('host')}"
+        host = holder.get("host", here)
+        return "running", "" if host == here else f"on {host}"
     state, reason = _own_word(folder, has_config)
     if state == "done":
         return state, reason

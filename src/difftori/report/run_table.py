@@ -31,7 +31,10 @@ def show(runs: Sequence[RunState]) -> None:
     for name in names:
         number = name in _NUMBERS
         table.add_column(
-            name, justify="right" if number else "left", no_wrap=number, overflow="fold"
+            name,
+            justify="right" if number else "left",
+            no_wrap=number or name == "state",
+            overflow="fold",
         )
     for row in rows:
         styles = {"state": _STYLES[row["state"]]}

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from difftori.checkpoints.folder import read_config
 from difftori.config import ConfigError
-from difftori.report.folders import KEY, RunFolderError, read_config
+from difftori.report.folders import KEY, RunFolderError
 
 COLUMNS = ("env_step", "episode_reward", "episode_success")
 

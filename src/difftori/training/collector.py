@@ -8,7 +8,7 @@ import torch
 
 from difftori.envs import ControlEnv
 from difftori.learning.finite import NonFiniteCounter, check_weights
-from difftori.learning.plan_gradient import PlanGradient
+from difftori.learning.plan_gradient_ways import PlanGradientWay
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
 from difftori.training.evaluation import close_quietly
@@ -24,14 +24,14 @@ class EpisodeFailedError(RuntimeError):
 class Collector:
     """Owns the training environment and the episode that is open in it.
 
-    In the back_plan modes it also hands each plan to the plan's gradient.
+    It asks the mode's way of using the plan's gradient at its three points.
     """
 
     def __init__(
         self,
         actor: Actor,
         model: WorldModel,
-        plan_gradient: PlanGradient | None,
+        plan_gradient: PlanGradientWay,
         *,
         env: ControlEnv,
         make_env: Callable[[], ControlEnv],
@@ -89,7 +89,7 @@ class Collector:
         episode.obs.append(_finite_obs(next_obs))
         episode.action.append(action)
         episode.reward.append(float(reward))
-        episode.terminated = bool(terminated)
+        episode.terminated.append(bool(terminated))
         episode.carry = plan.carry
         if "success" in info:
             episode.success = float(info["success"])
@@ -97,11 +97,15 @@ class Collector:
         counters.agent_step += 1
         counters.acted += 1
         counters.env_step += info["env_steps"]
+        start = counters.episode_start_step
+        if self.is_planned(start):
+            self._averages.add(
+                self._plan_gradient.after_step(counters.agent_step, start, counters.update_step)
+            )
         if not (terminated or truncated):
             return None
         self.open = None
-        if self._plan_gradient is not None and self._plan_gradient.applies == "episode":
-            self._averages.add(self._plan_gradient.apply(counters.agent_step))
+        self._averages.add(self._plan_gradient.after_episode(counters.agent_step))
         return episode
 
     def drop(self, counters: Counters, error: EpisodeFailedError) -> None:
@@ -114,8 +118,7 @@ class Collector:
         counters.env_step = counters.episode_start_env_step
         counters.episodes_dropped += 1
         self.open = None
-        if self._plan_gradient is not None:
-            self._plan_gradient.discard()
+        self._plan_gradient.discard()
         close_quietly(self._env)
         while True:
             counters.dropped_in_a_row += 1
@@ -173,7 +176,7 @@ class Collector:
         return _finite_obs(obs)
 
     def _plan(self, obs: torch.Tensor, episode: OpenEpisode, counters: Counters) -> Plan:
-        """Choose an action; in the back_plan modes, also learn from how it was chosen."""
+        """Choose an action, and learn from how it was chosen where the mode does."""
         generators = [self._generator]
         if not self.is_planned(counters.episode_start_step):
             return self._actor.act_randomly(generators)
@@ -184,23 +187,16 @@ class Collector:
             carry=episode.carry,
             explore=True,
             generators=generators,
-            differentiate=self._learns_from_acting,
+            differentiate=self._plan_gradient.differentiates,
         )
         finite = plan.finite is None or bool(plan.finite.all())
-        if finite:
-            self._averages.add(dict(plan.stats))
-        else:
+        if not finite:
             check_weights(self._model)
         self.nonfinite_plans.seen(finite=finite)
-        if self._plan_gradient is not None and plan.differentiable_action is not None and finite:
-            self._plan_gradient.accumulate(obs, plan.differentiable_action)
-            if self._plan_gradient.applies == "step":
-                self._averages.add(self._plan_gradient.apply(counters.agent_step))
+        if finite:
+            self._averages.add(plan.stats)
+            self._averages.add(self._plan_gradient.after_plan(obs, plan, counters.agent_step))
         return plan
-
-    @property
-    def _learns_from_acting(self) -> bool:
-        return self._plan_gradient is not None and self._plan_gradient.applies != "replay"
 
 
 def _finite_obs(obs: np.ndarray) -> np.ndarray:

@@ -22,8 +22,7 @@ from difftori.envs import ControlEnv, env_from_config
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.learning.finite import NotFiniteError
 from difftori.learning.learner import Learner
-from difftori.learning.plan_gradient import PlanGradient
-from difftori.learning.replayed_plan import ReplayedPlans
+from difftori.learning.plan_gradient_ways import plan_gradient_way
 from difftori.model.world_model import WorldModel
 from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
@@ -185,13 +184,14 @@ def build_trainer(
         compute_device=device,
         generator=streams.replay,
     )
-    plan_gradient = replayed_plans = None
-    if config.plan_gradient.plan_gradient != "none":
-        plan_gradient = PlanGradient(model, config.plan_gradient, max_nonfinite=run.max_nonfinite)
-        if plan_gradient.applies == "replay":
-            replayed_plans = ReplayedPlans(
-                actor, learner, plan_gradient, buffer, config.plan_gradient, streams.acting
-            )
+    plan_gradient = plan_gradient_way(
+        config.plan_gradient,
+        actor,
+        learner,
+        buffer,
+        generator=streams.acting,
+        max_nonfinite=run.max_nonfinite,
+    )
     averages = Averages()
     trainer = Trainer(
         config=config,
@@ -200,7 +200,6 @@ def build_trainer(
         actor=actor,
         learner=learner,
         plan_gradient=plan_gradient,
-        replayed_plans=replayed_plans,
         collector=Collector(
             actor,
             model,

@@ -1,5 +1,6 @@
 """Where a run stands: everything about the loop itself that a checkpoint must hold."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -63,8 +64,7 @@ class OpenEpisode:
     obs: list[np.ndarray]
     action: list[np.ndarray] = field(default_factory=list)
     reward: list[float] = field(default_factory=list)
-    terminated: bool = False
-    """the last step ended the episode by itself; never so in a checkpoint"""
+    terminated: list[bool] = field(default_factory=list)
     carry: Tensor | None = None
     """what the planner wants back at the next step"""
     success: float | None = None
@@ -78,13 +78,11 @@ class OpenEpisode:
         return {"reward": reward, "success": self.success, "success_any": self.success_any}
 
     def finish(self) -> Episode:
-        terminated = np.zeros(len(self.reward), np.bool_)
-        terminated[-1] = self.terminated
         return Episode(
             obs=np.stack(self.obs),
             action=np.stack(self.action),
             reward=np.asarray(self.reward, dtype=np.float32),
-            terminated=terminated,
+            terminated=np.asarray(self.terminated, dtype=np.bool_),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,6 +92,7 @@ class OpenEpisode:
             "obs": torch.from_numpy(np.stack(self.obs)),
             "action": torch.from_numpy(action),
             "reward": torch.tensor(self.reward, dtype=torch.float64),
+            "terminated": torch.tensor(self.terminated, dtype=torch.bool),
             "carry": self.carry,
             "success": self.success,
             "success_any": self.success_any,
@@ -107,6 +106,7 @@ class OpenEpisode:
             obs=list(state["obs"].numpy()),
             action=list(state["action"].numpy()),
             reward=state["reward"].tolist(),
+            terminated=state["terminated"].tolist(),
             carry=None if carry is None else carry.to(device),
             success=state["success"],
             success_any=state.get("success_any"),  # absent in older checkpoints
@@ -120,7 +120,7 @@ class Averages:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
-    def add(self, values: dict[str, Tensor] | dict[str, float]) -> None:
+    def add(self, values: Mapping[str, Tensor] | Mapping[str, float]) -> None:
         for name, value in values.items():
             mean = torch.as_tensor(value).detach().double().mean()
             self._sums[name] = self._sums[name] + mean if name in self._sums else mean

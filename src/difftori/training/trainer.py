@@ -16,8 +16,7 @@ from difftori.checkpoints.tree_file import CheckpointError
 from difftori.config import Config
 from difftori.learning.finite import check_weights
 from difftori.learning.learner import Learner
-from difftori.learning.plan_gradient import PlanGradient
-from difftori.learning.replayed_plan import ReplayedPlans
+from difftori.learning.plan_gradient_ways import PlanGradientWay
 from difftori.model.world_model import WorldModel
 from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
@@ -42,8 +41,7 @@ class Trainer:
     model: WorldModel
     actor: Actor
     learner: Learner
-    plan_gradient: PlanGradient | None
-    replayed_plans: ReplayedPlans | None
+    plan_gradient: PlanGradientWay
     collector: Collector
     evaluator: Evaluator
     buffer: ReplayBuffer
@@ -121,21 +119,11 @@ class Trainer:
                 logger.warning(f"episode {counters.episode} is dropped and redone: {error}")
                 collector.drop(counters, error)
                 episode = None
-            else:
-                self._learn_from_replayed_plans()
             self.console.phase_step(counters.agent_step - counters.episode_start_step)
             self.console.advance(self._env_step)
             if episode is not None:
                 self._keep(episode)
             self._safe_point()
-
-    def _learn_from_replayed_plans(self) -> None:
-        counters, plans = self.counters, self.replayed_plans
-        start = counters.episode_start_step
-        if plans is None or not self.collector.is_planned(start):
-            return
-        if plans.due(counters.agent_step, start):
-            self.averages.add(plans.step(start, counters.update_step))
 
     def _keep(self, episode: OpenEpisode) -> None:
         counters = self.counters
@@ -166,10 +154,10 @@ class Trainer:
             done = counters.updates_planned - counters.updates_left
             step = counters.episode_start_step + done
             batch = self.buffer.sample(config.batch_size)
-            metrics, priority = self.learner.update(batch, step)
-            if priority is not None:
-                self.buffer.update_priorities(batch.index, priority)
-                self.averages.add(metrics)
+            result = self.learner.update(batch, step)
+            if result.finite:
+                self.buffer.update_priorities(batch.index, result.priority)
+                self.averages.add(result.losses)
             counters.update += 1
             counters.update_step = step
             counters.updates_left -= 1
@@ -224,12 +212,11 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the replay buffer, which saves itself."""
-        gradient = self.plan_gradient
         return {
             "counters": self.counters.state_dict(),
             "model": dict(self.model.state_dict()),
             "learner": self.learner.state_dict(),
-            "plan_gradient": None if gradient is None else gradient.state_dict(),
+            "plan_gradient": self.plan_gradient.state_dict(),
             "random": self.streams.state_dict(),
             "collector": self.collector.state_dict(),
             "last_episode": dict(self._last_episode),
@@ -242,8 +229,7 @@ class Trainer:
         self.counters = Counters(**state["counters"])
         self.model.load_state_dict(state["model"])
         self.learner.load_state_dict(state["learner"])
-        if self.plan_gradient is not None:
-            self.plan_gradient.load_state_dict(state["plan_gradient"])
+        self.plan_gradient.load_state_dict(state["plan_gradient"])
         if not self.streams.load_state_dict(state["random"]):
             logger.warning(
                 "the run goes on on another device, with new random numbers: it will not end in "
