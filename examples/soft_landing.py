@@ -2,15 +2,15 @@
 
     python src/train.py task=gym env_id=soft_landing:SoftLanding-v0     (from this folder)
 
-An action is the thrust, from nothing to twice the weight. The episode ends on the ground, with a
-reward of 10 for a touch at no speed and next to none for a crash; every step costs a little.
+An action is the thrust, from nothing to 1.6 times the weight. The episode ends on the ground, with
+a reward of 10 for a touch at no speed and next to none for a crash; every step costs a little.
 """
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-SECONDS, GRAVITY = 0.05, 1.0
+SECONDS, GRAVITY = 0.1, 1.0
 
 
 class SoftLanding(gym.Env):
@@ -19,7 +19,7 @@ class SoftLanding(gym.Env):
     def __init__(self, render_mode=None):
         self.render_mode = render_mode
         self.observation_space = Box(-np.inf, np.inf, (2,), np.float32)  # height, speed
-        self.action_space = Box(0.0, 2 * GRAVITY, (1,), np.float32)
+        self.action_space = Box(0.0, 1.6 * GRAVITY, (1,), np.float32)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -30,7 +30,7 @@ class SoftLanding(gym.Env):
         self.speed += SECONDS * (float(action[0]) - GRAVITY)
         self.height += SECONDS * self.speed
         landed = self.height <= 0
-        reward = 10 * np.exp(-((self.speed / 0.3) ** 2)) if landed else -0.02
+        reward = 10 * np.exp(-((self.speed / 0.3) ** 2)) if landed else -0.05
         return self._observation(), reward, landed, False, {"is_success": reward > 5}
 
     def _observation(self):
@@ -44,4 +44,4 @@ class SoftLanding(gym.Env):
         return picture
 
 
-gym.register("SoftLanding-v0", entry_point=SoftLanding, max_episode_steps=100)
+gym.register("SoftLanding-v0", entry_point=SoftLanding, max_episode_steps=60)

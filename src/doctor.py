@@ -12,7 +12,7 @@ if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__.strip())
         sys.exit(0)
-    from difftori.doctor.examination import examine
+    from difftori.doctor import examine
 
     try:
         sys.exit(examine(sys.argv[1:]))

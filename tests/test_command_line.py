@@ -52,6 +52,9 @@ def test_a_run_is_trained_scored_and_filmed(tmp_path: Path) -> None:
         (["+foo=1"], "unknown key 'foo'"),
         (["std_schedule=exp(1)"], "linear(START, END, STEPS)"),
         (["lr=abc"], "lr=abc"),
+        (["seed=1,2"], "many runs need -m"),
+        (["-m", "hydra/launcher=joblib"], "choose from local, slurm"),
+        (["modality=pixels", "camera=5"], "this task has cameras 0 to"),
         (["max_buffer_size=1000000000000"], "the replay buffer needs"),
     ],
 )
@@ -71,7 +74,6 @@ def test_a_wrong_word_is_refused_before_anything_starts(
         (["mode=default", "plan_gradient=episode"], "needs planner=trajectory"),
         (["max_buffer_size=20", "batch_size=16"], "max_buffer_size=20 is too small"),
         (["horizon=40"], "horizon=40 needs episodes longer"),
-        (["modality=pixels", "camera=5"], "this task has cameras 0 to"),
         (["horizon=0"], "horizon=0"),
         (["damping=-1"], "damping=-1"),
         (["train_steps=-5"], "train_steps=-5"),
@@ -85,6 +87,21 @@ def test_a_setting_that_cannot_be_is_refused_before_anything_starts(
     with pytest.raises(ConfigError, match=wanted):
         run_debug(tmp_path, *arguments)
     assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_a_study_does_only_what_is_missing(tmp_path: Path) -> None:
+    words = ("-m", "preset=debug", "mode=default", f"log_dir={tmp_path}")
+    done = run("train.py", *words, "seed=1,2", "hydra.launcher.n_jobs=2")
+    assert done.returncode == 0, done.stderr
+    assert "2 runs: 2 done" in done.stdout
+    log = tmp_path / "cartpole-swingup" / "state" / "default" / "default" / "1" / "console.log"
+    assert "done: 512 env steps" in log.read_text()
+    again = run("train.py", *words, "seed=1,2,3", "max_buffer_size=choice(1000)")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("nothing left to do") == 2
+    refused = run("train.py", *words, "lr=1e-3,1e-4")
+    assert refused.returncode == 2
+    assert "exp_name=lr-${lr}" in refused.stderr
 
 
 def test_help_names_the_choices() -> None:

@@ -26,7 +26,7 @@ from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.published_weights import read_weights
 from difftori.checkpoints.tree_file import CheckpointError, load_tree
 from difftori.compiling.float32_matmul import set_tf32
-from difftori.config import Config, ConfigError, from_flat, resolve_device
+from difftori.config import Config, ConfigError, from_flat, plain_defaults, resolve_device
 from difftori.envs import ControlEnv, env_from_config
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.model.world_model import WorldModel
@@ -127,7 +127,8 @@ def load_agent(
     Raises:
         ConfigError: no such run, checkpoint or device, or pixels cannot be rendered here.
     """
-    config = from_flat({**read_config(Path(run)), "device": device, "buffer_device": "cpu"})
+    here = {"device": device, "buffer_device": "cpu"}
+    config = from_flat({**plain_defaults(), **read_config(Path(run)), **here})
     set_tf32(config.run.tf32)
     weights, trained = _read_weights(Path(run), None if checkpoint is None else Path(checkpoint))
     try:

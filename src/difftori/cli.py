@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import importlib.util
 import os
 import re
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,23 +19,22 @@ USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
 BROKEN_PIPE_EXIT_CODE = 141
 """128 and the signal's number, as a shell says it"""
-LAUNCHERS = ("joblib", "slurm", "basic", "submitit_local", "submitit_slurm")
-"""this project's, Hydra's own, and those that come with the packages of the first two"""
 
 
 def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default") -> None:
     """Exit with one line if an override names a key, or chooses a file, that does not exist.
 
     Hydra would accept ``+foo=1``, refuse ``foo=1`` without naming what is near, and print a page
-    about a group's missing file.
+    about a group's missing file or a list without ``-m``.
     """
-    file = CONFIG_DIR / f"{config_name}.yaml"
-    known = {str(key) for key in OmegaConf.load(file)} - {"defaults", "hydra"}
+    keys = {str(key) for key in OmegaConf.load(CONFIG_DIR / f"{config_name}.yaml")}
     groups: dict[str, list[str]] = {}
     if config_name == "default":
-        folders = [path for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name != "hydra"]
-        groups = {path.name: sorted(file.stem for file in path.iterdir()) for path in folders}
-        known |= config_keys() | groups.keys()
+        for path in CONFIG_DIR.glob("**/*/"):
+            group = str(path.relative_to(CONFIG_DIR))
+            groups[group] = sorted(file.stem for file in path.glob("*.yaml"))
+        keys |= config_keys() | groups.keys()
+    many = bool({"-m", "--multirun"} & set(arguments))
     for argument in arguments:
         if argument.startswith("-"):
             continue
@@ -43,17 +42,28 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
         key = word.lstrip("+").partition("@")[0]
         if not equals or word.startswith("~"):
             fail(f"expected KEY=VALUE, got '{argument}'")
-        if key == "hydra/launcher" and value not in LAUNCHERS:
-            fail(_unknown_choice(key, value, LAUNCHERS))
-        if key.startswith(("hydra.", "hydra/")):
-            continue
-        if key not in known:
-            fail(unknown_key(key, known, file.name))
-        _check_grammar(argument)
+        if key not in keys - {"defaults", "hydra"} and not key.startswith("hydra."):
+            fail(unknown_key(key, keys, f"{config_name}.yaml"))
+        override = _parse(argument)
+        if override.is_sweep_override() and not many:
+            fail(f"{argument} is a list, and each value makes a run: many runs need -m")
         # a sweep's list (a,b) and functions (choice(a,b)) are Hydra's to read
         for choice in value.split(",") if key in groups and "(" not in value else []:
             if choice.strip("'\" ") not in groups[key]:
-                fail(_unknown_choice(key, choice, groups[key]))
+                near = difflib.get_close_matches(choice, groups[key], n=3, cutoff=0.6)
+                hint = f"did you mean {', '.join(near)}? " if near else ""
+                fail(f"{key}={choice}: {hint}choose from {', '.join(groups[key])}")
+
+
+def _parse(argument: str) -> Override:
+    """As Hydra reads it; exit with one line if it cannot."""
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        reason = str(error).splitlines()[0].rstrip(".:")
+        schedule = "linear(" in argument or "_schedule" in argument
+        hint = "; a schedule takes two pairs of quotes: 'KEY=\"linear(START, END, STEPS)\"'"
+        fail(f"cannot read {argument}: {reason}{hint if schedule else ''}")
 
 
 def rename_tasks(arguments: Sequence[str]) -> list[str]:
@@ -67,39 +77,12 @@ def rename_tasks(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def refuse_missing_launchers(arguments: Sequence[str]) -> None:
-    """Exit with one line where Hydra would warn of a plugin, and then not know a launcher."""
-    needed = ["joblib"]  # the default, so that every command needs it
-    needed += ["submitit"] if "hydra/launcher=slurm" in arguments else []
-    for name in needed:
-        if importlib.util.find_spec(f"hydra_plugins.hydra_{name}_launcher") is None:
-            fail(f"hydra-{name}-launcher is not installed; pip install -r requirements.txt")
-
-
-def _check_grammar(argument: str) -> None:
-    """Exit with one line if Hydra's grammar cannot read the override."""
-    try:
-        OverridesParser.create().parse_override(argument)
-    except HydraException as error:
-        reason = str(error).splitlines()[0].rstrip(".:")
-        schedule = "linear(" in argument or "_schedule" in argument
-        hint = "; a schedule takes two pairs of quotes: 'KEY=\"linear(START, END, STEPS)\"'"
-        fail(f"cannot read {argument}: {reason}{hint if schedule else ''}")
-
-
-def _unknown_choice(group: str, choice: str, choices: Sequence[str]) -> str:
-    near = difflib.get_close_matches(choice, choices, n=3, cutoff=0.6)
-    hint = f"did you mean {', '.join(near)}? " if near else ""
-    return f"{group}={choice}: {hint}choose from {', '.join(choices)}"
-
-
 def guarded(run: Callable[[DictConfig], int], cfg: DictConfig) -> int:
     """``run(cfg)``'s exit code; a configuration that cannot be run is one line and code 2."""
     try:
         return run(cfg)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_EXIT_CODE
+        fail(str(error))
 
 
 def quietly_interruptible(main: Callable[[], object]) -> None:

@@ -172,6 +172,20 @@ def _check_devices(run: RunConfig) -> None:
                 raise ConfigError(f"{key}={name}: this machine has {found} CUDA devices")
 
 
+def plain_defaults() -> dict[str, Any]:
+    """The keys of ``cfgs/default.yaml`` whose values depend on no other key.
+
+    A key that is younger than a run has had this value in it.
+    """
+    keys = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "default.yaml"), resolve=False)
+    assert isinstance(keys, dict)
+    return {
+        str(key): value
+        for key, value in keys.items()
+        if key not in ("defaults", "hydra") and "${" not in str(value)
+    }
+
+
 def resolve_device(name: str) -> "torch.device":
     """``auto`` is the GPU where there is one."""
     import torch

@@ -126,8 +126,6 @@ def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     assert find_begun_or_queued(tmp_path) == [folder]
     run = read_state(folder)
     assert (run.state, run.train_steps, run.percent) == ("waiting", 500, 0)
-    (folder / ".queued").write_text(json.dumps({**note, "starting": True}))
-    assert read_state(folder).state == "running"
     (folder / ".queued").write_text(json.dumps({**note, "ticks": "1"}))
     assert (read_state(folder).state, read_state(folder).reason) == (
         "stopped",

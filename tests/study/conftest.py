@@ -9,10 +9,10 @@ from difftori.study.jobs import Job
 
 @pytest.fixture
 def make_job(tmp_path: Path) -> Callable[..., Job]:
-    """Jobs of runs below ``tmp_path``, from their number, which is the seed too."""
+    """Jobs of runs below ``tmp_path``, from their seed."""
 
-    def make(number: int, **keys: object) -> Job:
-        config = tiny_config(log_dir=str(tmp_path), seed=number, threads=1, **keys)
-        return Job(number, (f"seed={number}",), config)
+    def make(seed: int, **keys: object) -> Job:
+        config = tiny_config(log_dir=str(tmp_path), seed=seed, threads=1, **keys)
+        return Job((f"seed={seed}",), config)
 
     return make

@@ -1,7 +1,6 @@
 """Which runs a study has, and which of them are finished."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import pytest
 import yaml
@@ -13,33 +12,29 @@ from difftori.monitoring.status import write_status
 from difftori.study.jobs import Job, is_finished, mark_queued, read_jobs, unmark_queued
 
 
-def compose(overrides: list[str]) -> DictConfig:
+def compose(overrides: Sequence[str]) -> DictConfig:
     """Plain keys only, as if Hydra had done it."""
-    flat = {**tiny_config().flat(), **OmegaConf.from_dotlist(overrides)}
+    flat = {**tiny_config().flat(), **OmegaConf.from_dotlist(list(overrides))}
     return OmegaConf.create(flat)
 
 
 def test_threads_are_shared_out_unless_the_run_says_how_many() -> None:
-    jobs = read_jobs(
-        compose, [["seed=1"], ["seed=2", "threads=3"]], first_number=0, threads=2
-    )  # fmt: skip
+    jobs = read_jobs(compose, [["seed=1"], ["seed=2", "threads=3"]], threads=2)
     assert [job.overrides for job in jobs] == [("seed=1", "threads=2"), ("seed=2", "threads=3")]
     assert [job.config.run.threads for job in jobs] == [2, 3]
-    (job,) = read_jobs(compose, [["seed=1"]], first_number=0, threads=None)
-    assert job.config.run.threads is None
 
 
 def test_a_run_that_cannot_be_run_is_named_before_anything_begins() -> None:
-    with pytest.raises(ConfigError, match=r"^horizon=0: .*\(run 1: seed=1 horizon=0\)$"):
-        read_jobs(compose, [["seed=1"], ["seed=1", "horizon=0"]], first_number=0, threads=1)
+    with pytest.raises(ConfigError, match=r"^horizon=0: .*\(in the run seed=1 horizon=0\)$"):
+        read_jobs(compose, [["seed=1"], ["seed=1", "horizon=0"]], threads=1)
 
 
 def test_runs_that_would_share_a_folder_are_refused() -> None:
     sweep = [["seed=1", "lr=0.001"], ["seed=1", "lr=0.002"]]
-    with pytest.raises(ConfigError, match=r"runs 0 and 1 .* 'exp_name=lr-\$\{lr\}'"):
-        read_jobs(compose, sweep, first_number=0, threads=1)
+    with pytest.raises(ConfigError, match=r"share the folder .* 'exp_name=lr-\$\{lr\}'"):
+        read_jobs(compose, sweep, threads=1)
     told_apart = [[*words, f"exp_name={words[1]}"] for words in sweep]
-    assert len(read_jobs(compose, told_apart, first_number=0, threads=1)) == 2
+    assert len(read_jobs(compose, told_apart, threads=1)) == 2
 
 
 def finish(job: Job) -> None:
@@ -60,6 +55,8 @@ def test_a_run_is_finished_for_the_command_that_finished_it(
     assert not is_finished(make_job(1, train_steps=10**6))
     assert not is_finished(make_job(1, lr=0.5))
     assert not is_finished(make_job(1, resume=False))
+    write_status(job.folder, "stopped")
+    assert not is_finished(job)
 
 
 @pytest.mark.parametrize("missing", ["models/model.pt", "config.yaml", "status.json"])
@@ -69,13 +66,6 @@ def test_a_run_that_lacks_something_is_not_finished(
     job = make_job(1)
     finish(job)
     (job.folder / missing).unlink()
-    assert not is_finished(job)
-
-
-def test_a_stopped_run_is_not_finished(make_job: Callable[..., Job]) -> None:
-    job = make_job(1)
-    finish(job)
-    write_status(job.folder, "stopped")
     assert not is_finished(job)
 
 
@@ -89,11 +79,3 @@ def test_a_mark_taken_back_leaves_nothing(make_job: Callable[..., Job]) -> None:
     mark_queued(job)
     unmark_queued(job)
     assert is_finished(job)
-
-
-def test_a_mark_that_cannot_be_made_is_no_error(make_job: Callable[..., Job]) -> None:
-    job = make_job(1)
-    Path(job.folder.parent).mkdir(parents=True)
-    job.folder.write_text("a file in its place")
-    mark_queued(job)
-    unmark_queued(job)

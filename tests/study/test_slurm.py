@@ -1,65 +1,81 @@
-"""Following jobs in a queue, and ending as a cluster wants it, without a cluster."""
+"""A run as a job of submitit, whose local executor speaks as Slurm does, without a cluster."""
 
-import io
 import os
-import sys
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import submitit
 import yaml
 
 from difftori.config import CONFIG_DIR
-from difftori.monitoring.console import ConsoleReporter
-from difftori.monitoring.status import write_status
-from difftori.study.jobs import Job
-from difftori.study.slurm import ended_by_slurm, follow, printed_to
+from difftori.monitoring.status import read_status
+from difftori.report.run_state import slurm_job_of
+from difftori.study import slurm
+from difftori.study.jobs import TRAIN, Job, mark_queued
+
+POINT = ("suite=integrator", "domain=point-2d", "domain_task=16-steps", "action_repeat=1")
 
 
-def test_jobs_are_followed_until_they_leave_the_queue(make_job: Callable[..., Job]) -> None:
-    jobs = {"7_0": make_job(0), "7_1": make_job(1)}
-    for job, state in zip(jobs.values(), ("done", "failed"), strict=True):
-        job.folder.mkdir(parents=True)
-        write_status(job.folder, state, reason="" if state == "done" else "a NaN")  # type: ignore[arg-type]
-    both = {"7_0": "RUNNING", "7_1": "PENDING"}
-    # once the queue cannot be asked, once a job is missing for a moment
-    queues = iter([both, None, {"7_0": "RUNNING"}, both, {"7_1": "RUNNING"}, {}, {}, {}])
-    out = io.StringIO()
-    outcomes = follow(
-        jobs,
-        ended=1,
-        console=ConsoleReporter(out, out),  # type: ignore[arg-type]
-        listed=lambda: next(queues),
-        sleep=lambda seconds: None,
-    )
-    assert [(outcome.job.number, outcome.state) for outcome in outcomes] == [
-        (0, "done"),
-        (1, "failed"),
-    ]
-    assert "[2/3] done" in out.getvalue()
-    assert "a NaN" in outcomes[1].detail
-    assert next(queues) == {}
+def wait_for(condition: Callable[[], bool], job: "submitit.Job[None]") -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, job.stderr()
+        time.sleep(0.1)
 
 
-def test_what_a_job_prints_goes_to_its_folder(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_a_preempted_run_saves_is_queued_again_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = tmp_path / "run" / "console.log"
-    for word in ("one", "two"):
-        with printed_to(log):
-            os.write(1, f"{word}\n".encode())
-            os.write(2, b"and an error\n")
-    os.write(1, b"outside\n")
-    assert log.read_text() == "one\nand an error\ntwo\nand an error\n"
-    assert capfd.readouterr().out == "outside\n"
+    monkeypatch.setenv("PYTHONPATH", str(TRAIN.parent))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "cartpole-swingup" / "state" / "back_plan" / "default" / "1"
+    log = folder / "console.log"
+    words = ("preset=debug", f"log_dir={tmp_path}", "train_steps=240", *POINT)
+    executor = submitit.LocalExecutor(tmp_path / "submitit")
+    executor.update_parameters(timeout_min=60)
+    job = executor.submit(slurm.SlurmRun(words, log))
+    wait_for(lambda: (folder / "metrics.jsonl").exists(), job)
+    os.kill(read_status(folder)["pid"], signal.SIGUSR2)  # as a cluster does to make room
+    wait_for(job.done, job)
+    printed = log.read_text()
+    assert printed.count("$ python") == 2
+    assert "stopped by SIGUSR2 and saved" in printed
+    assert "resumed at episode" in printed
+    assert read_status(folder)["state"] == "done"
 
 
-@pytest.mark.parametrize(("code", "waits"), [(75, True), (0, False), (-1, False), (1, False)])
-def test_only_a_run_that_saved_waits_for_the_end(code: int, waits: bool) -> None:
+@pytest.mark.parametrize(("code", "waits"), [(75, True), (0, False), (1, False)])
+def test_only_a_run_that_saved_waits_for_the_end_of_its_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, waits: bool
+) -> None:
     waited: list[float] = []
-    with pytest.raises(SystemExit), ended_by_slurm(waited.append):
-        sys.exit(code)
-    assert bool(waited) == waits
+    script = tmp_path / "train.py"
+    script.write_text(f"import sys; sys.exit({code})")
+    monkeypatch.setattr(slurm, "TRAIN", script)
+    monkeypatch.setattr(slurm.time, "sleep", waited.append)
+    monkeypatch.setattr(slurm, "print_to", lambda path: None)
+    monkeypatch.setattr(slurm.sys, "argv", [])
+    try:
+        slurm.SlurmRun((), tmp_path / "console.log")()
+        ended = 0
+    except SystemExit as error:
+        ended = error.code
+    assert (ended, bool(waited)) == (code, waits)
+
+
+def test_what_is_in_the_queue_already_is_not_submitted_again(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = make_job(1)
+    mark_queued(job, slurm_job="7_0")
+    assert slurm_job_of(job.folder) == "7_0"
+    monkeypatch.setattr(slurm, "listed_slurm_jobs", lambda: {"7_0": "PENDING"})
+    with caplog.at_level("INFO"):
+        slurm.submit([job], {})  # would need the launcher's keys
+    assert "1 in the queue already, 0 to submit" in caplog.text
 
 
 def test_every_key_of_the_launcher_has_a_comment() -> None:

@@ -10,13 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from difftori.checkpoints.episodes import EpisodeFiles
 from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.store import CheckpointStore
 from difftori.checkpoints.tree_file import CheckpointError, CheckpointWriteError
-from difftori.config import CONFIG_DIR, ConfigError
+from difftori.config import ConfigError, plain_defaults
 from difftori.replay import ReplayBuffer
 from difftori.sections import Schedule
 from difftori.types import EnvSpec, Episode
@@ -184,9 +182,7 @@ def other_settings(tree: dict[str, Any], config: dict[str, Any]) -> str:
     Empty if nothing does. A key that is younger than the checkpoint has had its default.
     """
     now = _identity(config)
-    defaults = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "default.yaml"))
-    assert isinstance(defaults, dict)
-    younger = {key: defaults[key] for key in now if key in defaults}
+    younger = {key: value for key, value in plain_defaults().items() if key in now}
     stored = {**younger, **_identity(tree["config"])}
     changes = [
         f"{key} {_shown(stored.get(key))} (now {_shown(now.get(key))})"

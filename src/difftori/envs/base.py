@@ -57,6 +57,22 @@ class Simulator(Protocol):
         """Free what the simulator holds; harmless when called twice."""
 
 
+@runtime_checkable
+class OwnSpaces(Protocol):
+    """A simulator of an environment that users also run themselves, in its own spaces."""
+
+    native_action_space: gym.Space[Any]
+
+    def flat_observation(self, obs: Any) -> np.ndarray:
+        """The environment's own observation as ``state`` gives it."""
+
+    def native_action(self, action: np.ndarray) -> Any:
+        """From [-1, 1] ``[A]`` to the environment's own action."""
+
+    def agent_action(self, action: Any) -> np.ndarray:
+        """The way back."""
+
+
 def check_camera(camera: int, cameras: int) -> None:
     """Raises ValueError for a camera that a model with that many fixed ones does not have."""
     if not 0 <= camera < cameras:
@@ -173,20 +189,23 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def flat_observation(self, obs: Any) -> np.ndarray:
         """What the environment itself calls an observation, as this one gives it."""
-        flatten = getattr(self.simulator, "flat_observation", None)
-        return obs if flatten is None or self._pixels else flatten(obs)
+        if self._pixels or not isinstance(self.simulator, OwnSpaces):
+            return obs
+        return self.simulator.flat_observation(obs)
 
     def native_action(self, action: np.ndarray) -> np.ndarray:
         """An action of [-1, 1] as the environment itself takes it."""
-        convert = getattr(self.simulator, "native_action", None)
-        return action if convert is None else convert(action)
+        if not isinstance(self.simulator, OwnSpaces):
+            return action
+        return self.simulator.native_action(action)
 
     def with_native_actions(self) -> gym.Env[np.ndarray, np.ndarray]:
         """This environment, taking actions as the environment itself takes them."""
-        space = getattr(self.simulator, "native_action_space", None)
-        if space is None:
+        simulator = self.simulator
+        if not isinstance(simulator, OwnSpaces):
             return self
-        return gym.wrappers.TransformAction(self, self.simulator.agent_action, space)
+        space = simulator.native_action_space
+        return gym.wrappers.TransformAction(self, simulator.agent_action, space)
 
     @property
     def seconds_per_step(self) -> float | None:

@@ -134,8 +134,6 @@ def _state(
         and not queued.get("slurm_job")
         and (queued.get("host") != here or lives(dict(queued)))
     ):
-        if queued.get("starting"):
-            return "running", "starting"
         return "waiting", f"in the queue of process {queued.get('pid')}"
     return state, reason
 

@@ -3,21 +3,21 @@
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from omegaconf import DictConfig
 
 from difftori.checkpoints.files import write_bytes
+from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.lock import process_ticks
 from difftori.config import Config, ConfigError, from_hydra
 from difftori.monitoring.status import QUEUED_FILE, clear_queued, read_status
 
-WHERE_AND_HOW = {"log_dir", "threads", "resume", "overwrite", "save_every_minutes"}
+TRAIN = Path(__file__).resolve().parents[2] / "train.py"
+KEYS_WITHOUT_EFFECT = {"log_dir", "threads", "resume", "overwrite", "save_every_minutes"}
 """keys whose change leaves a finished run finished"""
 
 
@@ -25,7 +25,6 @@ WHERE_AND_HOW = {"log_dir", "threads", "resume", "overwrite", "save_every_minute
 class Job:
     """One run of a study."""
 
-    number: int
     overrides: tuple[str, ...]
     """of its command line"""
     config: Config
@@ -34,55 +33,41 @@ class Job:
     def folder(self) -> Path:
         return self.config.run.folder
 
-    @property
-    def label(self) -> str:
-        return str(self.folder.relative_to(self.config.run.log_dir))
-
 
 def read_jobs(
-    compose: Callable[[list[str]], DictConfig],
+    compose: Callable[[Sequence[str]], DictConfig],
     job_overrides: Sequence[Sequence[str]],
-    *,
-    first_number: int,
-    threads: int | None,
+    threads: int,
 ) -> list[Job]:
     """What the study will run.
 
     Args:
         compose: the config of one run, from its overrides.
-        threads: for each run that does not say how many; None: torch's own choice.
+        threads: for each run that does not say how many.
 
     Raises:
         ConfigError: a run cannot be run, or would share its folder with another; says which.
     """
-    jobs: list[Job] = []
-    for number, given in enumerate(job_overrides, first_number):
-        overrides = list(given)
+    jobs: dict[Path, Job] = {}
+    for given in job_overrides:
+        overrides = tuple(given)
         try:
             config = from_hydra(compose(overrides), check_devices=False)
-            if config.run.threads is None and threads is not None:
-                overrides.append(f"threads={threads}")
+            if config.run.threads is None:
+                overrides += (f"threads={threads}",)
                 config = from_hydra(compose(overrides), check_devices=False)
         except ConfigError as error:
-            raise ConfigError(f"{error} (run {number}: {' '.join(given)})") from error
-        jobs.append(Job(number, tuple(overrides), config))
-    _refuse_shared_folders(jobs)
-    return jobs
-
-
-def _refuse_shared_folders(jobs: Iterable[Job]) -> None:
-    first: dict[Path, Job] = {}
-    for job in jobs:
-        other = first.setdefault(job.folder, job)
+            raise ConfigError(f"{error} (in the run {' '.join(given)})") from error
+        job = Job(overrides, config)
+        other = jobs.setdefault(job.folder, job)
         if other is not job:
-            differing = sorted(
-                word.partition("=")[0] for word in set(job.overrides) - set(other.overrides)
-            )
-            key = differing[0] if differing else "KEY"
+            differing = sorted(set(overrides) - set(other.overrides)) or ["KEY"]
+            key = differing[0].partition("=")[0]
             raise ConfigError(
-                f"runs {other.number} and {job.number} would share the folder {job.folder}; "
-                f"let exp_name tell them apart, as in 'exp_name={key}-${{{key}}}'"
+                f"two runs would share the folder {job.folder}; let exp_name tell them apart, as "
+                f"in 'exp_name={key}-${{{key}}}'"
             )
+    return list(jobs.values())
 
 
 def is_finished(job: Job) -> bool:
@@ -93,32 +78,23 @@ def is_finished(job: Job) -> bool:
     if run.save_model and not (folder / "models" / "model.pt").exists():
         return False
     try:
-        before = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        before, now = read_config(folder), job.config.flat()
+    except ConfigError:
         return False
-    now = job.config.flat()
-    return isinstance(before, dict) and all(
-        before.get(key) == now.get(key) for key in (before.keys() | now.keys()) - WHERE_AND_HOW
-    )
+    keys = (before.keys() | now.keys()) - KEYS_WITHOUT_EFFECT
+    return all(before.get(key) == now.get(key) for key in keys)
 
 
-def mark_queued(job: Job, *, starting: bool = False, slurm_job: str | None = None) -> None:
-    """Say in the run's folder who starts it: this process, or Slurm.
-
-    Args:
-        starting: it is being started now.
-        slurm_job: the job's id.
-    """
+def mark_queued(job: Job, slurm_job: str | None = None) -> None:
+    """Say in the run's folder who will start it: this process, or the Slurm job of that id."""
     note = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "ticks": process_ticks(os.getpid()),
-        "starting": starting,
         "slurm_job": slurm_job,
-        **identity(job.config),
+        "train_steps": job.config.run.train_steps,
     }
-    # the run itself will tell what is wrong with its folder
-    with suppress(OSError):
+    with suppress(OSError):  # the run itself will tell what is wrong with its folder
         job.folder.mkdir(parents=True, exist_ok=True)
         write_bytes(job.folder / QUEUED_FILE, json.dumps(note).encode())
 
@@ -128,16 +104,3 @@ def unmark_queued(job: Job) -> None:
     clear_queued(job.folder)
     with suppress(OSError):
         job.folder.rmdir()
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """What a table of runs shows of a run that has no ``config.yaml`` yet."""
-    run = config.run
-    return {
-        "task": run.task,
-        "modality": run.modality,
-        "mode": run.mode,
-        "exp_name": run.exp_name,
-        "seed": run.seed,
-        "train_steps": run.train_steps,
-    }

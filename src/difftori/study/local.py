@@ -1,206 +1,231 @@
 """A study on this machine: each run is a process of its own, several at a time.
 
-A run that fails, or is killed for its memory, can thus take no other with it. joblib hands out
-the runs; its workers are threads that each wait for one process.
+A run that fails, or is killed for its memory, can thus take no other with it.
 """
 
+import logging
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import Literal
 
 from difftori.checkpoints.lock import holder_of
-from difftori.monitoring.console import ConsoleReporter
-from difftori.monitoring.status import CONSOLE_FILE, describe, one_line
-from difftori.report.run_state import env_step_of
-from difftori.study.jobs import Job, is_finished, mark_queued, unmark_queued
-from difftori.study.outcome import Outcome, ended
+from difftori.cli import INTERRUPTED_EXIT_CODE
+from difftori.monitoring.console import Console
+from difftori.monitoring.status import CONSOLE_FILE, amend_status, one_line, read_status
+from difftori.report.run_state import read_state
+from difftori.study.jobs import TRAIN, Job, is_finished, mark_queued, unmark_queued
+from difftori.training.signals import RESUME_EXIT_CODE
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-LOOK_EVERY_SECONDS = 2.0
-"""at how far the runs are"""
-Command = Callable[[Job], Sequence[str]]
+FAILED_EXIT_CODE = 1
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+POLL_SECONDS = 0.1
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+NOT_YET_LISTENING = {INTERRUPTED_EXIT_CODE, -signal.SIGINT, -signal.SIGTERM}
+"""exit codes of a process that was asked to stop while it was importing"""
+State = Literal["done", "stopped", "failed", "running"]
+"""how a run ended; running: in another process"""
+
+logger = logging.getLogger(__name__)
+
+
+def run_here(jobs: Sequence[Job], n_jobs: int, console: Console) -> int:
+    """Run what is missing of a study, a line for each run that ends.
+
+    Returns:
+        1 if a run failed, else 75 if one is not done, else 0.
+    """
+    logger.info(f"{len(jobs)} runs, {n_jobs} at a time; each prints to its folder's console.log")
+    console.start(len(jobs), "runs", 0)
+    ended: Counter[State] = Counter()
+    for job, state, detail in LocalStudy(jobs, n_jobs).run():
+        ended[state] += 1
+        console.advance(ended.total())
+        logger.info(f"[{ended.total()}/{len(jobs)}] {state:<7} {job.folder}: {detail}")
+    states = ", ".join(f"{count} {state}" for state, count in ended.most_common())
+    remedy = "" if ended["done"] == len(jobs) else "; the same command does what is missing"
+    log_dir = jobs[0].config.run.log_dir
+    logger.info(f"{len(jobs)} runs: {states}{remedy} (python src/status.py {log_dir} shows all)")
+    if ended["failed"]:
+        return FAILED_EXIT_CODE
+    return 0 if ended["done"] == len(jobs) else RESUME_EXIT_CODE
+
+
+@dataclass(frozen=True)
+class _Process:
+    job: Job
+    popen: subprocess.Popen[bytes]
+    gpu: str | None
 
 
 class LocalStudy:
-    """Runs what is missing of ``jobs``.
+    """Runs what is missing of ``jobs``, ``n_jobs`` at a time.
 
     The first signal is passed on to the runs, which save and stop, and nothing more is begun; a
     second Ctrl-C kills them. They are in sessions of their own, so a terminal's Ctrl-C reaches
     them only through here.
     """
 
-    def __init__(
-        self, jobs: Sequence[Job], *, n_jobs: int, command: Command, console: ConsoleReporter
-    ) -> None:
+    def __init__(self, jobs: Sequence[Job], n_jobs: int) -> None:
         self._jobs = jobs
         self._n_jobs = n_jobs
-        self._command = command
-        self._console = console
-        # a single worker is the main thread itself, which a signal may find holding it
-        self._lock = threading.RLock()
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        """of the runs that are going on, by the number of their job"""
+        self._running: list[_Process] = []
+        self._signals: list[int] = []
+        """that have come and are not yet acted upon"""
         self._stopping = self._killing = False
-        self._steps = {job.number: env_step_of(job.folder) for job in jobs}
 
-    def run(self) -> list[Outcome]:
-        """How each run ended, in the order in which they did; prints a line for each."""
-        from joblib import Parallel, delayed
-
-        missing = [job for job in self._jobs if not is_finished(job)]
-        outcomes = [
-            Outcome(job, "done", "nothing left to do") for job in self._jobs if job not in missing
-        ]  # fmt: skip
-        for count, outcome in enumerate(outcomes, 1):
-            self._console.info(outcome.line(count, len(self._jobs)))
-        if not missing:
-            return outcomes
-        for job in missing:
+    def run(self) -> Iterator[tuple[Job, State, str]]:
+        """Gives how each run ended, and a few words on it, as it ends."""
+        finished = [job for job in self._jobs if is_finished(job)]
+        yield from ((job, "done", "nothing left to do") for job in finished)
+        waiting = [job for job in self._jobs if job not in finished]
+        gpus = visible_gpus() if waiting else []
+        for job in waiting:
             mark_queued(job)
-        ended_all = threading.Event()
-        looking = threading.Thread(target=self._look, args=(ended_all,), daemon=True)
-        work = (delayed(self._supervise)(job) for job in missing)
-        workers = Parallel(
-            n_jobs=self._n_jobs,
-            backend="threading",
-            return_as="generator_unordered",
-            batch_size=1,
-            pre_dispatch="all",
-        )
-        with self._signals():
-            total = sum(job.config.run.train_steps for job in self._jobs)
-            self._console.start(total, "env steps", sum(self._steps.values()))
-            looking.start()
+        with self._noting_signals():
             try:
-                for outcome in workers(work):
-                    outcomes.append(outcome)
-                    self._console.info(outcome.line(len(outcomes), len(self._jobs)))
+                while waiting or self._running:
+                    self._obey_signals()
+                    while waiting and (self._stopping or len(self._running) < self._n_jobs):
+                        job = waiting.pop(0)
+                        not_begun = self._begin(job, gpus)
+                        if not_begun is not None:
+                            unmark_queued(job)
+                            yield job, *not_begun
+                    for process in [p for p in self._running if p.popen.poll() is not None]:
+                        self._running.remove(process)
+                        yield process.job, *self._ended(process)
+                    time.sleep(POLL_SECONDS)
             finally:
-                ended_all.set()
-                looking.join()
-                for job in missing:
+                for job in waiting:
                     unmark_queued(job)
-        return outcomes
 
-    @property
-    def killed(self) -> bool:
-        """Whether a second Ctrl-C ended it."""
-        return self._killing
+    def command(self, job: Job) -> list[str]:
+        """What starts the run."""
+        return [sys.executable, str(TRAIN), *job.overrides]
 
-    def _supervise(self, job: Job) -> Outcome:
-        """One run, from start to end, in a thread."""
-        try:
-            return self._run_one(job)
-        except Exception as error:  # whatever happens to one run, the others go on
-            return Outcome(job, "failed", describe(error))
-
-    def _run_one(self, job: Job) -> Outcome:
+    def _begin(self, job: Job, gpus: Sequence[str]) -> tuple[State, str] | None:
+        """Start the run; how it ended, if it cannot begin."""
         if self._stopping:
-            return Outcome(job, "stopped", "not begun")
-        holder = holder_of(job.folder)
+            return "stopped", "not begun"
+        run, holder = job.config.run, holder_of(job.folder)
         if holder is not None:
-            return Outcome(job, "running", "in process {pid} on {host}".format(**holder))
-        began = time.monotonic()
-        log_path = job.folder / CONSOLE_FILE
+            return "running", "in process {pid} on {host}".format(**holder)
+        command, environment, gpu = self.command(job), dict(os.environ), None
+        # for libraries that make their threads before torch is told how many
+        environment.setdefault("OMP_NUM_THREADS", str(run.threads))
+        if gpus and run.device in ("auto", "cuda") and run.buffer_device in ("cpu", "cuda"):
+            gpu = min(gpus, key=[process.gpu for process in self._running].count)
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         try:
             job.folder.mkdir(parents=True, exist_ok=True)
-            mark_queued(job, starting=True)
-            with log_path.open("ab") as log:
-                log_start = log.tell()
-                process = self._start(job, log)
+            with (job.folder / CONSOLE_FILE).open("ab") as log:
+                log.write(f"$ {' '.join(command)}\n".encode())
+                log.flush()
+                popen = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env=environment,
+                )
         except OSError as error:
-            return Outcome(job, "failed", f"cannot be started: {one_line(str(error))}")
-        if process is None:
-            return Outcome(job, "stopped", "not begun")
-        code = process.wait()
-        with self._lock:
-            del self._processes[job.number]
-        unmark_queued(job)
-        self._steps[job.number] = env_step_of(job.folder)
-        return ended(
-            job,
-            process.pid,
-            code,
-            seconds=time.monotonic() - began,
-            stopping=self._stopping,
-            killed=self._killing,
-            log_start=log_start,
-        )
+            return "failed", f"cannot be started: {one_line(str(error))}"
+        self._running.append(_Process(job, popen, gpu))
+        return None
 
-    def _start(self, job: Job, log: IO[bytes]) -> subprocess.Popen[bytes] | None:
-        """None if the study has been asked to stop meanwhile."""
-        command = [str(word) for word in self._command(job)]
-        environment = dict(os.environ)
-        if job.config.run.threads is not None:
-            # for libraries that make their threads before torch is told how many
-            environment.setdefault("OMP_NUM_THREADS", str(job.config.run.threads))
-        with self._lock:
-            if self._stopping:
-                return None
-            log.write(f"$ {' '.join(command)}\n".encode())
-            log.flush()
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=environment,
-            )
-            self._processes[job.number] = process
-        if self._stopping:  # since the look above; a process that has not yet begun may hear twice
-            process.send_signal(signal.SIGTERM)
-        return process
-
-    # ---- progress
-
-    def _look(self, ended_all: threading.Event) -> None:
-        """Show how far all runs are, until they have ended."""
-        while not ended_all.wait(LOOK_EVERY_SECONDS):
-            by_number = {job.number: job for job in self._jobs}
-            for number in list(self._processes):
-                self._steps[number] = env_step_of(by_number[number].folder)
-            running = f"{len(self._processes)} running"
-            hint = "stopping, Ctrl-C again kills: " if self._stopping else ""
-            self._console.phase(hint + running)
-            self._console.advance(sum(self._steps.values()))
+    def _ended(self, process: _Process) -> tuple[State, str]:
+        """What the exit code means; also tells the run's folder what the run could not."""
+        folder, code = process.job.folder, process.popen.returncode
+        unmark_queued(process.job)
+        if code == 0 or is_finished(process.job):  # a signal may meet the end of a finished run
+            return "done", f"return {read_state(folder).last_return or 0:.1f}"
+        state: State = "failed"
+        if code == RESUME_EXIT_CODE:
+            state, reason = "stopped", last_words(folder)
+        elif self._killing:
+            state, reason = "stopped", "ended at once; goes on from its last checkpoint"
+        elif self._stopping and code in NOT_YET_LISTENING:
+            state, reason = "stopped", "as it began or ended"
+        elif code < 0:
+            name = signal.Signals(-code).name
+            reason = f"killed by {name}" + (", out of memory?" if name == "SIGKILL" else "")
+        else:
+            reason = last_words(folder) or f"exit code {code}"
+        said = read_status(folder).get("state")
+        if said is None or (code < 0 and said != "done"):
+            amend_status(folder, state=state, reason=reason)
+        return state, reason
 
     # ---- signals
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
-        before = {}
-        for name in SIGNALS:
-            number = getattr(signal, name)
-            # nohup has a study ignore that its terminal is gone
-            if name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, self._stop)
+    def _noting_signals(self) -> Iterator[None]:
+        def note(number: int, frame: FrameType | None) -> None:
+            self._signals.append(number)
+
+        # nohup has a study ignore that its terminal is gone
+        heard = [s for s in SIGNALS if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
+        before = {number: signal.signal(number, note) for number in heard}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        with self._lock:
-            again, self._stopping = self._stopping, True
-            self._killing |= again and number == signal.SIGINT
-            for process in list(self._processes.values()):
-                with suppress(ProcessLookupError):
-                    if self._killing:
-                        os.killpg(process.pid, signal.SIGKILL)
-                    elif not again:
-                        passed_on = signal.SIGTERM if number == signal.SIGHUP else number
-                        process.send_signal(passed_on)
-        if not again:
-            text = "stopping: the runs save and end; Ctrl-C again ends them at once\n"
-            # not through the console: this may have interrupted one of its lines
-            with suppress(OSError):
-                os.write(sys.stderr.fileno(), text.encode())
+    def _obey_signals(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            if not self._stopping:
+                logger.info("stopping: the runs save and end; Ctrl-C again ends them at once")
+                passed_on = signal.SIGTERM if number == signal.SIGHUP else number
+                for process in self._running:
+                    process.popen.send_signal(passed_on)
+            elif number == signal.SIGINT:
+                self._killing = True
+                for process in self._running:
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.popen.pid, signal.SIGKILL)
+            self._stopping = True
+
+
+def last_words(folder: Path) -> str:
+    """The last error, or else the last line, that the run's latest process printed."""
+    text = (folder / CONSOLE_FILE).read_text(errors="replace")
+    # each process of the run begins with a line that tells its command
+    lines = [line for line in text.rpartition("$ ")[2].splitlines()[1:] if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or [""])[-1].strip()
+
+
+def at_a_time(n_jobs: int, run_count: int) -> int:
+    """Runs at a time; ``n_jobs`` of -1: one for each core."""
+    return min(run_count, n_jobs if n_jobs > 0 else max(1, int(usable_cores())))
+
+
+def usable_cores() -> float:
+    """Cores that this process may use: fewer than the machine has in a container or a job."""
+    cores: float = len(os.sched_getaffinity(0))
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return min(cores, int(quota) / int(period))
+    except (OSError, ValueError):  # no quota
+        return cores
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = torch.cuda.device_count()
+    return named.split(",")[:found] if named else [str(index) for index in range(found)]

@@ -1,106 +1,115 @@
-"""A study in Slurm, seen from the process that submitted it and from within a job."""
+"""A study in Slurm: what puts its runs into the queue, and what runs within each job."""
 
+import logging
 import os
+import runpy
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from difftori.monitoring.console import ConsoleReporter
-from difftori.report.run_state import env_step_of, listed_slurm_jobs, read_state
-from difftori.study.jobs import Job
-from difftori.study.outcome import EndState, Outcome
+import submitit
+
+from difftori.monitoring.status import CONSOLE_FILE
+from difftori.report.run_state import listed_slurm_jobs, slurm_job_of
+from difftori.study.jobs import TRAIN, Job, is_finished, mark_queued
 from difftori.training.signals import RESUME_EXIT_CODE
 
-LOOK_EVERY_SECONDS = 5.0
-ABSENT_LOOKS = 2
-"""times in a row that a job must be missing from the queue to count as ended"""
 WAIT_FOR_END_SECONDS = 600.0
 
+logger = logging.getLogger(__name__)
 
-def follow(
-    jobs: Mapping[str, Job],
-    *,
-    ended: int,
-    console: ConsoleReporter,
-    listed: Callable[[], Mapping[str, str] | None] = listed_slurm_jobs,
-    sleep: Callable[[float], None] = time.sleep,
-) -> list[Outcome]:
-    """Wait until all jobs have left the queue; prints a line for each.
 
-    The queue is asked and not the accounting, which small clusters have not.
+@dataclass
+class SlurmRun:
+    """One run, within its job: submitit calls it there, and again after a requeue."""
+
+    overrides: tuple[str, ...]
+    log: Path
+    """where it prints to"""
+
+    def __call__(self) -> None:
+        print_to(self.log)
+        sys.argv = [str(TRAIN), *self.overrides]
+        print("$ python", *sys.argv, flush=True)
+        try:
+            runpy.run_path(str(TRAIN), run_name="__main__")
+        except SystemExit as error:
+            if error.code == RESUME_EXIT_CODE:
+                # Slurm sends SIGTERM before it preempts, requeues or cancels. A job that ends by
+                # itself then counts as failed, and may not be queued again; one that is killed
+                # does what Slurm meant.
+                print("waiting for Slurm to end the job", flush=True)
+                time.sleep(WAIT_FOR_END_SECONDS)
+            if error.code:
+                raise
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What runs after a requeue: the same again."""
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def print_to(path: Path) -> None:
+    """From now on, all that this process prints goes to the end of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for descriptor in (1, 2):
+        os.dup2(file, descriptor)
+
+
+def submit(jobs: Sequence[Job], keys: Mapping[str, Any]) -> None:
+    """Put what is missing, and not in the queue yet, into Slurm's queue as one array.
+
+    The jobs look after themselves: one that is preempted or comes to its time limit saves, and
+    submitit puts it back into the queue.
 
     Args:
-        jobs: by their id.
-        ended: runs of the study that had ended before.
-        listed: what ``squeue`` says; None: it cannot be asked now.
+        keys: of ``cfgs/hydra/launcher/slurm.yaml``.
     """
-    absent = dict.fromkeys(jobs, 0)
-    outcomes: list[Outcome] = []
-    total = ended + len(jobs)
-
-    def env_steps() -> int:
-        return sum(env_step_of(job.folder) for job in jobs.values())
-
-    train_steps = sum(job.config.run.train_steps for job in jobs.values())
-    console.start(train_steps, "env steps", env_steps())
-    while absent:
-        sleep(LOOK_EVERY_SECONDS)
-        queue = listed()
-        if queue is None:
-            continue
-        running = sum(queue.get(identifier) == "RUNNING" for identifier in jobs)
-        console.phase(f"{running} running, {len(absent) - running} waiting")
-        console.advance(env_steps())
-        for identifier in list(absent):
-            absent[identifier] = 0 if identifier in queue else absent[identifier] + 1
-            if absent[identifier] >= ABSENT_LOOKS:
-                del absent[identifier]
-                outcomes.append(_outcome(jobs[identifier]))
-                console.info(outcomes[-1].line(ended + len(outcomes), total))
-    return outcomes
+    queue = listed_slurm_jobs() or {}
+    missing = [job for job in jobs if not is_finished(job)]
+    new = [job for job in missing if slurm_job_of(job.folder) not in queue]
+    logger.info(
+        f"{len(jobs)} runs: {len(jobs) - len(missing)} done, {len(missing) - len(new)} in the "
+        f"queue already, {len(new)} to submit"
+    )
+    if not new:
+        return
+    executor = _executor(keys)
+    with executor.batch():
+        submitted = [
+            executor.submit(SlurmRun(job.overrides, job.folder.resolve() / CONSOLE_FILE))
+            for job in new
+        ]
+    for job, at in zip(new, submitted, strict=True):
+        mark_queued(job, slurm_job=str(at.job_id))
+    array = str(submitted[0].job_id).partition("_")[0]
+    logger.info(
+        f"submitted as Slurm job {array}; `scancel {array}` ends it, and "
+        f"`python src/status.py {jobs[0].config.run.log_dir}` shows how far it is"
+    )
 
 
-def _outcome(job: Job) -> Outcome:
-    run = read_state(job.folder)
-    state: EndState = "stopped" if run.state == "waiting" else run.state
-    value = "" if run.last_return is None else f"return {run.last_return:.1f}"
-    return Outcome(job, state, run.reason or (value if state == "done" else ""))
+def _executor(keys: Mapping[str, Any]) -> submitit.AutoExecutor:
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
-
-@contextmanager
-def printed_to(path: Path) -> Iterator[None]:
-    """All that this process prints goes to the end of a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    before = [os.dup(descriptor) for descriptor in (1, 2)]
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for descriptor, kept in zip((1, 2), before, strict=True):
-            os.dup2(kept, descriptor)
-            os.close(kept)
-
-
-@contextmanager
-def ended_by_slurm(sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
-    """A run that saved and stopped waits here for the end of its job.
-
-    Slurm sends SIGTERM before it preempts, requeues or cancels. A job that ends by itself then
-    counts as failed, and may not be queued again; one that is killed does what Slurm meant.
-    """
-    try:
-        yield
-    except SystemExit as error:
-        if error.code == RESUME_EXIT_CODE:
-            print("waiting for Slurm to end the job", flush=True)
-            sleep(WAIT_FOR_END_SECONDS)
-        raise
+    keys = dict(keys)
+    # a job begins without what `python src/train.py` puts on the path
+    path = f'export PYTHONPATH={shlex.quote(str(TRAIN.parent))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
+    keys["setup"] = [path, *(keys["setup"] or [])]
+    # until submitit listens, a signal to requeue would end the job, and not requeue it
+    python = f"""bash -c 'trap "" USR2; exec "$0" "$@"' {shlex.quote(sys.executable)}"""
+    executor = submitit.AutoExecutor(
+        folder=keys.pop("submitit_folder"),
+        cluster="slurm",
+        slurm_max_num_timeout=keys.pop("max_num_timeout"),
+        slurm_python=python,
+    )
+    shared = set(BaseQueueConf.__dataclass_fields__)
+    executor.update_parameters(
+        **{name if name in shared else f"slurm_{name}": value for name, value in keys.items()}
+    )
+    return executor

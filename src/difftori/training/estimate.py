@@ -1,0 +1,82 @@
+"""How long a run would take on this machine, told by its own trainer in two short episodes."""
+
+import time
+from collections.abc import Callable
+
+from difftori.config import Config, from_flat
+from difftori.monitoring.console import Console
+from difftori.monitoring.metrics import Metrics
+from difftori.training.signals import StopSignals
+from difftori.training.start import build_trainer
+from difftori.training.trainer import Trainer
+
+
+class Stopwatch(Console):
+    """Prints nothing, and times the phases of a run: all steps but the first of each."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        super().__init__()
+        self.seconds_each: dict[str, float] = {}
+        """of one step of each phase, by its name"""
+        self._clock = clock
+        self._phase_began, self._first_step = 0.0, 0
+
+    def start(self, total: int, unit: str, done: int) -> None: ...
+
+    def advance(self, done: int) -> None: ...
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        self._phase_name = name
+
+    def phase_step(self, done: int) -> None:
+        if done <= 1:  # it also loads and allocates
+            self._phase_began, self._first_step = self._clock(), done
+        else:
+            took = self._clock() - self._phase_began
+            self.seconds_each[self._phase_name] = took / (done - self._first_step)
+
+
+def measure(config: Config, folder: str) -> dict[str, float]:
+    """Seconds of one step of each phase; trains a little in a temporary ``folder``."""
+    steps = max(config.learner.horizon + 2, 8)
+    end = 2 * steps * config.env.action_repeat
+    changes = {
+        "exp_name": "speed",
+        "train_steps": end,
+        "eval_freq": end,
+        "episode_length": end // 2,
+        "seed_steps": steps,
+        "max_buffer_size": 10**6,
+        # as in most of a run: its last planner, with the full horizon, and no early stop
+        "planner_start_step": 0,
+        "horizon_schedule": config.learner.horizon,
+        "rel_err_tolerance": 0,
+        "compile": False,
+        "save_video": False,
+    }
+    stopwatch = Stopwatch()
+    trainer = build_in(folder, from_flat({**config.flat(), **changes}), stopwatch)
+    trainer.run()
+    trainer.close()
+    return stopwatch.seconds_each
+
+
+def estimate(config: Config, seconds: dict[str, float], episode_length: int) -> float:
+    """Seconds of the whole run; ``episode_length`` in agent steps."""
+    steps = config.run.train_steps / config.env.action_repeat
+    at_random = min(config.run.seed_steps, steps)
+    evaluations = config.run.train_steps // config.evaluation.eval_freq
+    return (
+        at_random * seconds["acting at random"]
+        + (steps - at_random) * seconds["acting"]
+        + steps * seconds["updating"]
+        + evaluations * episode_length * seconds["evaluating"]
+    )
+
+
+def build_in(folder: str, config: Config, console: Console | None = None) -> Trainer:
+    """The run that ``train.py`` would build, in another folder; raises as ``build_trainer``."""
+    config = from_flat({**config.flat(), "log_dir": folder})
+    config.run.folder.mkdir(parents=True)
+    metrics = Metrics(config.run.folder)
+    return build_trainer(config, metrics, console or Stopwatch(), StopSignals())

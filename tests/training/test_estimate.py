@@ -1,0 +1,27 @@
+"""The estimate counts what the trainer does."""
+
+import pytest
+
+from difftori.config import compose
+from difftori.training import estimate
+
+POINT = ("suite=integrator", "domain=point-2d", "domain_task=16-steps", "action_repeat=1")
+
+
+def test_a_phase_is_timed_without_its_first_step() -> None:
+    times = iter([100.0, 101.0, 103.0])
+    stopwatch = estimate.Stopwatch(lambda: next(times))
+    stopwatch.phase("acting", 3)
+    for done in (1, 2, 3):
+        stopwatch.phase_step(done)
+    assert stopwatch.seconds_each == {"acting": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("phase", "steps"),
+    [("acting at random", 16), ("acting", 48), ("updating", 64), ("evaluating", 2 * 16)],
+)
+def test_each_phase_counts_as_often_as_it_runs(phase: str, steps: int) -> None:
+    config = compose("preset=debug", *POINT)
+    seconds = dict.fromkeys(("acting at random", "acting", "updating", "evaluating"), 0.0)
+    assert estimate.estimate(config, {**seconds, phase: 1.0}, 16) == steps
