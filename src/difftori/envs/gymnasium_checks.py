@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 from difftori.envs.gymnasium_suite import GymnasiumSimulator, one_line
 
 SEEDS = (1, 2)
-STEPS = 40
+STEPS = 20
 """environment steps of an episode that is compared, at most"""
 ATTEMPTS = 3
 STYLE_ONLY = ("infinity", "symmetric and normalized", "unwrapped version")

@@ -59,6 +59,10 @@ class Evaluation:
     def mean_reward(self) -> float:
         return float(np.nanmean(self.rewards)) if np.isfinite(self.rewards).any() else float("nan")
 
+    @property
+    def reward_std(self) -> float:
+        return float(np.nanstd(self.rewards)) if np.isfinite(self.rewards).any() else float("nan")
+
 
 @dataclass
 class _Row:
@@ -101,8 +105,15 @@ def evaluate(
     step = 0
 
     def show(plan: Plan | None) -> None:
-        if watch is not None:
+        nonlocal watch
+        if watch is None:
+            return
+        try:
             frame = rows[0].env.render(film_size, film_size)
+        except Exception as error:  # a renderer may raise anything, and training must go on
+            logger.warning(f"the video stops here: a picture failed with {error!r}")
+            watch = None
+        else:
             watch(Moment(step, frame, rows[0].reward, plan))
 
     while not all(row.done for row in rows):
@@ -228,7 +239,7 @@ class Evaluator:
         record: dict[str, Any] = {
             "env_step": env_step,
             "episode_reward": result.mean_reward,
-            "episode_reward_std": float(np.nanstd(result.rewards)),
+            "episode_reward_std": result.reward_std,
             "episodes": len(result.rewards) - len(result.errors),
         }
         if result.successes:
