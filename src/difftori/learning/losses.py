@@ -108,8 +108,9 @@ def model_loss(
         )
     assert losses.keys() == coefficients.keys(), (losses.keys(), coefficients.keys())
     summed = {name: (rho_t * loss).sum(dim=0).squeeze(1) for name, loss in losses.items()}
+    cap = scaled_to_cap if model.episodic else _clamped
     total = sum(
-        (coefficients[name] * loss.clamp(max=LOSS_CAP) for name, loss in summed.items()),
+        (coefficients[name] * cap(loss) for name, loss in summed.items()),
         start=torch.zeros_like(batch.weight),
     )
     weighted = (total * batch.weight).mean()
@@ -122,6 +123,20 @@ def model_loss(
         priority=(rho_t * error).sum(dim=0).squeeze(1).clamp(max=LOSS_CAP),
         latents=latents.detach(),
     )
+
+
+def _clamped(loss: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """As published: a loss above the cap has no gradient."""
+    return loss.clamp(max=LOSS_CAP)
+
+
+def scaled_to_cap(loss: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """The same values, but a loss above the cap keeps its gradient's direction.
+
+    An episode's end is a surprise as large as the value that it cuts off: beyond 70, twice its
+    square is above the cap, and with no gradient a critic would never learn of it.
+    """
+    return loss * (LOSS_CAP / loss.detach().clamp(min=LOSS_CAP))
 
 
 def still_running(batch: Batch) -> Float[Tensor, "H_1 B 1"] | None:
