@@ -51,7 +51,10 @@ def plan_return(
 
 def survival(going_on: Float[Tensor, "H B 1"]) -> Float[Tensor, "H_1 B 1"]:
     """C_t = Π_{k<t} c_k for t = 0 … H: that the episode still runs at step t; C_0 is 1."""
-    return torch.cat([torch.ones_like(going_on[:1]), going_on.cumprod(dim=0)])
+    alive = [torch.ones_like(going_on[0])]
+    for c in going_on:  # the derivative of torch.cumprod would wait for the device
+        alive.append(alive[-1] * c)
+    return torch.stack(alive)
 
 
 def policy_rollout(
