@@ -184,16 +184,6 @@ def test_losses_on_the_meta_device() -> None:
     assert loss.priority.device.type == "meta"
 
 
-def test_return_on_the_meta_device() -> None:
-    config = tiny_config()
-    model = model_on("meta", config)
-    actions = torch.empty(3, 2, 2, device="meta", requires_grad=True)
-    G = plan_return(model, model.encode(torch.empty(2, 5, device="meta")), actions, 0.99)
-    (first,) = torch.autograd.grad(G.sum(), actions, create_graph=True)
-    second = torch.autograd.grad(first.sum(), model.plan_parameters(), allow_unused=True)
-    assert any(g is not None for g in second)
-
-
 def test_shift_on_the_meta_device() -> None:
     from difftori.model.augment import shift
 

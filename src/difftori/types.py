@@ -1,4 +1,4 @@
-"""What passes between the rooms of the project.
+"""What passes between the packages.
 
 Symbols of the shapes, everywhere in the project:
 

@@ -7,6 +7,7 @@ from builders import random_batch, tiny_config, tiny_model
 from difftori.compiling import float32_matmul
 from difftori.compiling.float32_matmul import fast_float32_matmul, set_tf32
 from difftori.learning import learner, losses
+from difftori.training.start import _prepare_process
 
 
 def test_keep_float32_accuracy() -> None:
@@ -56,9 +57,10 @@ def test_updates_use_them_for_large_products(
 
 
 @pytest.mark.parametrize("enabled", [False, True])
-def test_tf32_is_off_unless_asked_for(enabled: bool) -> None:
+def test_a_run_rounds_to_tf32_only_if_asked_to(enabled: bool) -> None:
     """torch's own choice for convolutions is on."""
-    set_tf32(enabled)
+    torch.backends.cudnn.allow_tf32 = not enabled
+    _prepare_process(tiny_config(tf32=enabled))
     try:
         assert torch.backends.cudnn.allow_tf32 == enabled
         assert torch.backends.cuda.matmul.allow_tf32 == enabled

@@ -106,17 +106,6 @@ def test_plans_of_the_sampling_planner_are_nothing_to_learn_from() -> None:
         assert way.after_plan(obs, sampled, 100) == way.after_episode(101) == {}
 
 
-def test_the_state_goes_to_another_process_in_the_middle_of_an_episode() -> None:
-    model, obs = tiny_model(tiny_config()), random_obs(1)
-    first, second = new_way("back_plan", model), new_way("back_plan", model)
-    first.after_plan(obs, plan(model, obs, first), 6010)
-    second.load_state_dict(first.state_dict())
-    model.load_state_dict(before := weights(model))
-    assert second.after_episode(6011)["total_a_loss"] != 0
-    assert moved(before, model)
-    assert new_way("default", model).state_dict() is None
-
-
 # On replay
 
 

@@ -68,12 +68,6 @@ def test_rewards_and_values_begin_at_zero_everywhere(modality: str) -> None:
     assert model.policy(z).any()
 
 
-def test_the_two_critics_of_each_pair_differ() -> None:
-    model = fresh()
-    assert not torch.equal(model._Q1[0].weight, model._Q2[0].weight)
-    assert not torch.equal(model._Q1_s[0].weight, model._Q2_s[0].weight)
-
-
 def kinds(network: nn.Module) -> list[str]:
     return [type(layer).__name__ for layer in network.children()]
 

@@ -1,9 +1,12 @@
-"""World models simple enough that their best plan is known."""
+"""World models simple enough that their best plan is known, and a problem for the solvers."""
 
 import torch
 from torch import Tensor, nn
 
+from builders import random_obs
 from difftori.model.world_model import WorldModel
+from difftori.planning.returns import plan_return, policy_rollout
+from difftori.planning.solution import ReturnFunction, SolverOptions
 
 
 class FakeModel(WorldModel):
@@ -64,12 +67,30 @@ class LinearModel(FakeModel):
         return -(z + action).square().sum(dim=-1, keepdim=True)
 
 
-class RewardParameterModel(FakeModel):
-    """Reward scale · Σ a: its gradient with respect to the plan is ``scale`` everywhere."""
+OPTIONS = SolverOptions(
+    max_iterations=12,
+    step_size=1e-3,
+    damping=1.0,
+    value_offset=1000.0,
+    rel_err_tolerance=0.0,
+    backward_mode="unroll",
+    backward_num_iterations=4,
+)
+"""small steps, so that plans stay inside the box"""
+HORIZON = 3
 
-    def __init__(self, scale: float, action_dim: int = 1) -> None:
-        super().__init__(action_dim)
-        self.scale = nn.Parameter(torch.tensor(scale))
 
-    def reward(self, z: Tensor, action: Tensor) -> Tensor:
-        return self.scale * action.sum(dim=-1, keepdim=True)
+def model_return(model: WorldModel) -> ReturnFunction:
+    def return_fn(flat: Tensor, z: Tensor) -> Tensor:
+        actions = flat.clamp(-1, 1).reshape(len(flat), -1, 2).transpose(0, 1)
+        return plan_return(model, z, actions, 0.99)
+
+    return return_fn
+
+
+def problem(model: WorldModel, batch: int = 3) -> tuple[Tensor, Tensor]:
+    """First guesses and latents, both without a graph."""
+    with torch.no_grad():
+        z = model.encode(random_obs(batch))
+        guess = policy_rollout(model, z, HORIZON).transpose(0, 1).flatten(1)
+    return guess, z

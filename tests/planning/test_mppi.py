@@ -4,7 +4,7 @@ from planning_fakes import FakeModel, LinearModel, TargetModel
 
 from builders import generators, random_obs, tiny_config
 from difftori.model.world_model import WorldModel
-from difftori.planning.mppi import INITIAL_STD, MppiPlanner, elite_scores, weighted_moments
+from difftori.planning.mppi import MppiPlanner, elite_scores, weighted_moments
 from difftori.types import Plan
 
 MPPI = tiny_config(num_samples=512, num_elites=64, iterations=6).mppi
@@ -85,14 +85,6 @@ def test_exploration_noise_grows_with_the_std_floor(model: WorldModel) -> None:
     assert spread[0] < 0.9
 
 
-def test_is_deterministic_given_generators(model: WorldModel) -> None:
-    obs = random_obs(2)
-    first, second = plan(model, obs, SMALL, explore=True), plan(model, obs, SMALL, explore=True)
-    assert torch.equal(first.action, second.action)
-    other = plan(model, obs, SMALL, explore=True, generators=generators(2, seed=50))
-    assert not torch.equal(first.action, other.action)
-
-
 def test_the_carry_is_shifted_by_one_step() -> None:
     """With momentum 1 the mean is the carry, one step earlier, and zero at the end."""
     config = tiny_config(momentum=1.0, iterations=1).mppi
@@ -115,7 +107,6 @@ def test_the_carry_of_a_plan_that_is_not_finite_does_not_spoil_the_next_one(
     bad = plan(model, torch.full((1, 5), torch.nan), config)
     assert not bad.finite.item()
     again = plan(model, random_obs(1), config, carry=bad.carry, explore=True)
-    # BUG: a NaN in the carry stays there until the end of the episode.
     assert again.finite.item()
     assert again.carry.isfinite().all()
 
@@ -153,12 +144,6 @@ def test_policy_candidates_take_part() -> None:
     torch.testing.assert_close(result.action, torch.tensor([target]))
 
 
-def test_plans_carry_no_graph(model: WorldModel) -> None:
-    result = plan(model, random_obs(1), SMALL)
-    assert not result.action.requires_grad
-    assert not result.carry.requires_grad
-
-
 def test_elite_scores() -> None:
     """exp(τ (G − max G)), normalised."""
     values = torch.tensor([[2.0, 1.0, -torch.inf], [-torch.inf] * 3])
@@ -173,17 +158,6 @@ def test_weighted_moments() -> None:
     mean, std = weighted_moments(elites, torch.tensor([[0.25, 0.75]]))
     assert mean.item() == 0.75
     assert std.item() == pytest.approx(0.1875**0.5)
-
-
-@pytest.mark.parametrize("floor", [0.05, 0.5])
-def test_std_stays_between_its_floor_and_the_initial_one(floor: float) -> None:
-    """With every candidate's return the same, all that is drawn are the Gaussians."""
-    config = tiny_config(num_samples=4000, num_elites=4000, iterations=1, mixture_coef=0.0).mppi
-    still, noisy = (
-        plan(FakeModel(), torch.zeros(1, 1), config, std_floor=floor, explore=explore)
-        for explore in (False, True)
-    )
-    assert 0 < (noisy.action - still.action).abs().item() < 6 * INITIAL_STD
 
 
 @pytest.mark.parametrize("carried", [True, False])

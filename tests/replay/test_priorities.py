@@ -66,12 +66,6 @@ def test_every_slot_of_a_tree_of_any_size_is_reached(size: int) -> None:
     assert drawn.tolist() == list(range(size))
 
 
-def test_a_single_slot_far_inside_is_always_found() -> None:
-    tree = PriorityTree(100_000, 0.6)
-    tree.set(torch.tensor([77_777]), torch.tensor([3e-7]))
-    assert set(tree.draw(uniform(100)).tolist()) == {77_777}
-
-
 def test_frequencies_agree_with_multinomial() -> None:
     values = [0.0, 0.1, 5.0, 1.0, 0.0, 2.0]
     masses = torch.tensor([v**0.6 if v else 0.0 for v in values], dtype=torch.float64)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch_config
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Compiler:
         begin = time.monotonic()
         try:
             # The backward pass too, which would else be compiled when it first runs: unguarded.
-            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+            with functorch_config.patch(force_non_lazy_backward_lowering=True):
                 version = self._compiled(function, args)
                 result = version(*args)
         except Exception as error:  # the compiler raises many kinds; eager is always right

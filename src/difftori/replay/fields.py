@@ -52,7 +52,7 @@ def to_rows(episode: Episode, spec: EnvSpec) -> Float[Tensor, "L W"]:
     return torch.from_numpy(np.concatenate(columns, axis=1, dtype=np.float32))
 
 
-def from_rows(rows: Float[Tensor, "*N W"], spec: EnvSpec) -> dict[str, Float[Tensor, "*N width"]]:
+def from_rows(rows: Float[Tensor, "*N W"], spec: EnvSpec) -> dict[str, Float[Tensor, "*N _"]]:
     """Each field by its name, as a view."""
     fields = transition_fields(spec)
     parts = rows.split([field.width for field in fields], dim=-1)
