@@ -16,6 +16,8 @@ from difftori.types import EnvSpec
 
 POLICY_NOISE_CLIP = 0.3
 """the policy's noise never exceeds this, in actions"""
+FIRST_TERMINATION_LOGIT = -4.0
+"""before anything is learned, an episode ends at an agent step with a probability of 2 %"""
 BOX_MARGIN = 1e-6
 """sampled actions stay this far inside [-1, 1]"""
 
@@ -23,8 +25,12 @@ BOX_MARGIN = 1e-6
 class WorldModel(nn.Module):
     """h, d, R, π, Q1, Q2 on latents, Q1ˢ, Q2ˢ on observations.
 
+    For tasks whose episodes can end by themselves also the probability that one goes on.
     Every method takes any number of leading batch dimensions; shapes below show one.
     """
+
+    episodic = False
+    """whether it has a network for where episodes end"""
 
     def __init__(self, spec: EnvSpec, config: ModelConfig) -> None:
         super().__init__()
@@ -62,6 +68,14 @@ class WorldModel(nn.Module):
             last = network.mlp if isinstance(network, networks.PixelCritic) else network
             assert isinstance(last, nn.Sequential)
             networks.zero_last_layer(last)
+        if spec.can_terminate:
+            self.episodic = True
+            self._termination = networks.mlp(latent_action_dim, hidden_dim, 1)
+            self._termination.apply(networks.init_orthogonal)
+            networks.zero_last_layer(self._termination)
+            last = self._termination[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.constant_(last.bias, FIRST_TERMINATION_LOGIT)
 
     def encode(self, obs: Tensor) -> Float[Tensor, "*B Z"]:
         """h: observations ``[*B, *O]`` of any dtype to latents."""
@@ -80,6 +94,16 @@ class WorldModel(nn.Module):
     ) -> Float[Tensor, "*B 1"]:
         """R: the reward of one agent step."""
         return self._reward(torch.cat([z, action], dim=-1))
+
+    def termination_logit(
+        self, z: Float[Tensor, "*B Z"], action: Float[Tensor, "*B A"]
+    ) -> Float[Tensor, "*B 1"]:
+        """Logit of the probability that this agent step ends the episode; episodic models only.
+
+        As TD-MPC2's episodic variant and DreamerV3's continue head (arXiv 2301.04104) have it,
+        here a function of z and a like the reward.
+        """
+        return self._termination(torch.cat([z, action], dim=-1))
 
     def policy(
         self, z: Float[Tensor, "*B Z"], noise: Float[Tensor, "*B A"] | None = None
@@ -131,8 +155,10 @@ class WorldModel(nn.Module):
         return [p for p in self.parameters() if p not in policy]
 
     def plan_parameters(self) -> list[nn.Parameter]:
-        """Encoder, dynamics, reward and latent critics: what the plan's gradient trains."""
-        trained = (self._encoder, self._dynamics, self._reward, self._Q1, self._Q2)
+        """What the plan's gradient trains: everything that the return of a plan is made of."""
+        trained = [self._encoder, self._dynamics, self._reward, self._Q1, self._Q2]
+        if self.episodic:
+            trained.append(self._termination)
         return [p for network in trained for p in network.parameters()]
 
     def target_copy(self) -> "WorldModel":

@@ -72,10 +72,10 @@ class Trainer:
             CheckpointError: the end of the run could not be saved.
         """
         counters, train_steps = self.counters, self.config.run.train_steps
-        if not self.collector.replay_open_episode():
+        if not self.collector.replay_open_episode(counters):
             logger.warning(
-                "the environment does not repeat the interrupted episode exactly; "
-                "the run goes on, but not to the same bit"
+                "the environment does not repeat the interrupted episode exactly: it is dropped, "
+                "and the run goes on, but not to the same bit"
             )
         self.console.start(train_steps, "env steps", self._env_step)
         while counters.phase != "acting" or self.collector.open or self._env_step < train_steps:
