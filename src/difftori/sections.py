@@ -101,6 +101,7 @@ class RunConfig(Section):
     task: str
     modality: Literal["state", "pixels"]
     preset: str
+    agent: str = "published"
     mode: str
     seed: CountOrZero
     exp_name: Annotated[str, BeforeValidator(_plain_name)]
@@ -117,6 +118,8 @@ class RunConfig(Section):
     save_model: bool
     train_steps: Count
     seed_steps: CountOrZero
+    updates_per_step: Count = 1
+    update_within_episode: bool = False
     max_nonfinite: Count
     max_failed_episodes: Count
 
@@ -162,6 +165,8 @@ class ModelConfig(Section):
     mlp_dim: Count
     latent_dim: Count
     img_size: Count
+    layer_norm: bool = False
+    normalize_observations: bool = False
 
 
 class ActorConfig(Section):
@@ -179,6 +184,7 @@ class ActorConfig(Section):
 
 
 class MppiConfig(Section):
+    explore_spread: Finite = 0.0
     iterations: Count
     num_samples: Count
     num_elites: Count
@@ -242,6 +248,7 @@ class LearnerConfig(Section):
     reward_coef: NonNegative
     value_coef: NonNegative
     termination_coef: NonNegative = 1.0
+    target_spread: Finite = 0.0
     rho: Share
     discount: Share
     min_std: NonNegative

@@ -23,9 +23,11 @@ from difftori.planning.trajectory import TrajectoryPlanner
 DISCOUNT = 0.97
 
 
-def double_model(seed: int, action_dim: int = 2, *, can_terminate: bool = False) -> WorldModel:
+def double_model(
+    seed: int, action_dim: int = 2, *, can_terminate: bool = False, layer_norm: bool = False
+) -> WorldModel:
     spec = replace(tiny_spec(action_dim=action_dim), can_terminate=can_terminate)
-    model = tiny_model(tiny_config(), spec, seed)
+    model = tiny_model(tiny_config(layer_norm=layer_norm), spec, seed)
     if can_terminate:
         torch.nn.init.normal_(model._termination[-1].weight)
         torch.nn.init.normal_(model._termination[-1].bias)
@@ -35,14 +37,29 @@ def double_model(seed: int, action_dim: int = 2, *, can_terminate: bool = False)
 episodic = pytest.mark.parametrize("can_terminate", [False, True], ids=["endless", "episodic"])
 
 
-def by_adjoint(model: WorldModel, z: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    return return_and_gradient(model, z, actions, DISCOUNT, discounts(DISCOUNT, len(actions), z))
+def by_adjoint(
+    model: WorldModel, z: Tensor, actions: Tensor, spread: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    weights = discounts(DISCOUNT, len(actions), z)
+    return return_and_gradient(model, z, actions, DISCOUNT, weights, spread)
 
 
-def by_autograd(model: WorldModel, z: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    G = plan_return(model, z, actions, DISCOUNT)
+def by_autograd(
+    model: WorldModel, z: Tensor, actions: Tensor, spread: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    G = plan_return(model, z, actions, DISCOUNT, spread=spread)
     (gradient,) = torch.autograd.grad(G.sum(), actions, create_graph=True)
     return G, gradient
+
+
+@pytest.mark.parametrize("spread", [-0.2, 0.5, 0.8])
+def test_knows_layer_norm_and_the_critics_spread(spread: float) -> None:
+    model = double_model(seed=4, layer_norm=True)
+    z = torch.randn(3, 6, dtype=torch.float64)
+    actions = torch.randn(3, 3, 2, dtype=torch.float64).requires_grad_()
+    ours, theirs = by_adjoint(model, z, actions, spread), by_autograd(model, z, actions, spread)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    assert not torch.allclose(ours[0], by_adjoint(model, z, actions)[0])
 
 
 @pytest.mark.parametrize("horizon", [1, 2, 5])

@@ -71,6 +71,7 @@ class Learner:
             discount=config.discount,
             rho=config.rho,
             coefficients=coefficients,
+            target_spread=config.target_spread,
         )
         policy_loss = partial(losses.policy_loss, model, rho=config.rho)
         self._model_loss = compiler(model_loss, "the model update")

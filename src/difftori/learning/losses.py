@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from difftori.model.world_model import WorldModel
+from difftori.model.world_model import WorldModel, value_of
 from difftori.planning.returns import rollout
 from difftori.types import Batch
 
@@ -43,18 +43,20 @@ def td_targets(
     terminated: Float[Tensor, "H B 1"],
     discount: float,
     policy_noise: Float[Tensor, "H B A"] | None,
+    spread: float = 0.0,
 ) -> tuple[Float[Tensor, "H B 1"], Float[Tensor, "H B 1"]]:
     """y_t and yˢ_t, the temporal-difference targets of the latent and observation critics.
 
     y_t = r_t + γ min_i Q̄_i(h(o_{t+1}), a'),  yˢ_t = r_t + γ min_i Q̄_iˢ(o_{t+1}, a'), with
     a' = π̃(h(o_{t+1})): the online encoder and policy, the target critics. Where the transition
-    ``terminated`` its episode, nothing comes after r_t.
+    ``terminated`` its episode, nothing comes after r_t. ``spread`` is the κ of ``value_of``, which
+    may put another value in the minimum's place.
     """
     z_next = model.encode(next_obs)
     next_action = model.policy(z_next, policy_noise)
     discount_next = discount * (1 - terminated)
-    y = reward + discount_next * torch.minimum(*target.q(z_next, next_action))
-    y_obs = reward + discount_next * torch.minimum(*target.q_obs(next_obs, next_action))
+    y = reward + discount_next * value_of(*target.q(z_next, next_action), spread)
+    y_obs = reward + discount_next * value_of(*target.q_obs(next_obs, next_action), spread)
     return y, y_obs
 
 
@@ -67,6 +69,7 @@ def model_loss(
     discount: float,
     rho: float,
     coefficients: Mapping[str, float],
+    target_spread: float = 0.0,
 ) -> ModelLoss:
     """Consistency, reward and value losses along an H-step latent rollout.
 
@@ -78,12 +81,13 @@ def model_loss(
         rho: ρ, the weight of each later step relative to the one before.
         coefficients: of ``consistency_loss``, ``reward_loss``, ``value_loss`` and
             ``value_s_loss``, and an episodic model's ``termination_loss``, exactly these.
+        target_spread: κ of the targets' ``value_of``.
     """
     obs, next_obs, action, reward = batch.obs, batch.next_obs, batch.action, batch.reward
     with torch.no_grad():
         z_target = target.encode(next_obs)
         y, y_obs = td_targets(
-            model, target, next_obs, reward, batch.terminated, discount, policy_noise
+            model, target, next_obs, reward, batch.terminated, discount, policy_noise, target_spread
         )
     latents = rollout(model, model.encode(obs), action)
     z, z_next = latents[:-1], latents[1:]

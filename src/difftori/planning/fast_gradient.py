@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from difftori.compiling.compiler import Compiler
-from difftori.model.world_model import WorldModel
+from difftori.model.world_model import WorldModel, value_of
 from difftori.planning import tape
 from difftori.planning.returns import plan_return, survival
 from difftori.planning.solution import GradientFunction, flatten, unflatten
@@ -86,12 +86,14 @@ def return_and_gradient(
     actions: Float[Tensor, "H B A"],
     discount: float,
     discounts: Float[Tensor, "H 1 1"],
+    spread: float = 0.0,
 ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "H B A"]]:
     """G and ∂G/∂a, row by row; ``actions`` as they are (clamping is the caller's).
 
     Args:
         discount: γ, per agent step.
         discounts: γ^t, t < H.
+        spread: κ, which adds κ |Q1 − Q2| to the terminal value.
     """
     horizon, latent_dim = len(actions), z.shape[-1]
     dynamics = _Dynamics(model._dynamics, latent_dim, actions)
@@ -101,7 +103,7 @@ def return_and_gradient(
 
     z_a = torch.cat([torch.stack(latents[:-1]), actions], dim=-1)
     rewards, reward_tape = tape.forward(model._reward, z_a)
-    value, costate = _terminal(model, latents[-1])
+    value, costate = _terminal(model, latents[-1], spread)
 
     weights = discounts.expand_as(rewards)
     slopes_of_ends = None
@@ -185,9 +187,9 @@ class _Dynamics:
 
 
 def _terminal(
-    model: WorldModel, z: Float[Tensor, "B Z"]
+    model: WorldModel, z: Float[Tensor, "B Z"], spread: float
 ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B Z"]]:
-    """V(z) = min_i Q_i(z, π(z)) and ∇V."""
+    """V(z), the ``value_of`` both critics at π(z), and ∇V."""
     logits, policy_tape = tape.forward(model._pi, z)
     action = torch.tanh(logits)
     z_a = torch.cat([z, action], dim=-1)
@@ -195,11 +197,13 @@ def _terminal(
     q2, tape2 = tape.forward(model._Q2, z_a)
     # the minimum's slope, shared where both are equal
     share1 = ((q1 < q2).to(z.dtype) + (q1 <= q2).to(z.dtype)) / 2
+    if spread != 0:
+        share1 = (1 - spread) * share1 + spread * (1 - share1)
     slopes = tape.backward(model._Q1, tape1, share1)
     slopes = slopes + tape.backward(model._Q2, tape2, 1 - share1)
     slope_z, slope_a = slopes.split([z.shape[-1], action.shape[-1]], dim=-1)
     through_policy = tape.backward(model._pi, policy_tape, slope_a * (1 - action.square()))
-    return torch.minimum(q1, q2), slope_z + through_policy
+    return value_of(q1, q2, spread), slope_z + through_policy
 
 
 # ---- the guard

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftori.model.world_model import WorldModel
+from difftori.model.world_model import WorldModel, value_of
 
 
 def rollout(
@@ -23,6 +23,7 @@ def plan_return(
     actions: Float[Tensor, "H B A"],
     discount: float,
     terminal_noise: Float[Tensor, "B A"] | None = None,
+    spread: float = 0.0,
 ) -> Float[Tensor, "B 1"]:
     """G(a) = Σ_{t<H} γ^t R(z_t, a_t) + γ^H min_i Q_i(z_H, π(z_H))   (DiffTORI, eq. 4).
 
@@ -34,12 +35,13 @@ def plan_return(
         actions: a_0 … a_{H-1}, as they are (clamping is the caller's).
         discount: γ, per agent step.
         terminal_noise: noise on π(z_H), already times its std; None takes the mean.
+        spread: κ, which adds κ |Q1 − Q2| to the terminal value.
     """
     horizon = len(actions)
     latents = rollout(model, z, actions)
     rewards = model.reward(latents[:-1], actions)
     z_H = latents[-1]
-    value = torch.minimum(*model.q(z_H, model.policy(z_H, terminal_noise)))
+    value = value_of(*model.q(z_H, model.policy(z_H, terminal_noise)), spread)
     if model.episodic:
         alive = survival(torch.sigmoid(-model.termination_logit(latents[:-1], actions)))
         rewards, value = alive[:-1] * rewards, alive[-1] * value
