@@ -84,7 +84,7 @@ def watched(
     from difftori.checkpoints.store import CheckpointStore
     from difftori.learning.learner import Learner
     from difftori.planning.actor import Actor
-    from difftori.training import evaluation
+    from difftori.training import scheduled_evaluation
 
     def wrap(owner: Any, name: str, kind: str) -> None:
         original, k = getattr(owner, name), KINDS.index(kind)
@@ -105,7 +105,7 @@ def watched(
 
     wrap(CheckpointStore, "save", "checkpoint")
     wrap(EpisodeFiles, "save", "episode")
-    wrap(evaluation, "evaluate", "evaluation")
+    wrap(scheduled_evaluation, "evaluate", "evaluation")
     wrap(Actor, "act", "plan")
     wrap(Learner, "update", "update")
     return train(log_dir, *overrides)

@@ -3,24 +3,16 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from difftori.checkpoints.files import eval_video_path
 from difftori.config import ConfigError
 from difftori.envs import ControlEnv
-from difftori.monitoring.console import Console
-from difftori.monitoring.metrics import Metrics
 from difftori.planning.actor import Actor
-from difftori.sections import EvaluationConfig
-from difftori.training.seeding import derive_seed, generator
-from difftori.training.state import Counters
-from difftori.types import EnvSpec, Plan
-from difftori.viewing.video import write_mp4
+from difftori.training.seeding import generator
+from difftori.types import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -179,119 +171,6 @@ def evaluate(
         successes_any=tuple(row.success_any or 0.0 for row in judged),
         errors=tuple(row.error for row in rows if row.error is not None),
     )
-
-
-@dataclass
-class Evaluator:
-    """Scores the agent in training: whenever ``eval_freq`` more environment steps were taken.
-
-    It has environments and seeds of its own, so training does not depend on it.
-    """
-
-    actor: Actor
-    spec: EnvSpec
-    config: EvaluationConfig
-    make_env: Callable[[], ControlEnv]
-    device: torch.device
-    seed: int
-    """the run's, as the folder is"""
-    folder: Path
-    metrics: Metrics
-    console: Console
-    envs: list[ControlEnv] = field(default_factory=list)
-
-    def run_if_due(
-        self,
-        counters: Counters,
-        *,
-        elapsed_seconds: Callable[[], float],
-        safe_point: Callable[[], None],
-    ) -> bool:
-        """Evaluate if it is time, and log it; True if the agent is the best so far.
-
-        ``safe_point`` is called between steps, and may raise to stop the run: the evaluation is
-        then done again, equally, when the run is resumed.
-        """
-        env_step = counters.env_step
-        passed = env_step // self.config.eval_freq
-        if passed <= counters.evaluated_through:
-            return False
-        self.console.phase("evaluating", self.spec.episode_length)
-
-        def on_step(step: int) -> None:
-            self.console.phase_step(step)
-            safe_point()
-
-        frames: list[np.ndarray] = []
-        result = self._evaluate(counters, frames, on_step)
-        counters.evaluated_through = passed
-        if result is None:
-            return False
-        record: dict[str, Any] = {
-            "env_step": env_step,
-            "episode_reward": result.mean_reward,
-            "episode_reward_std": result.reward_std,
-            "episodes": len(result.rewards) - len(result.errors),
-        }
-        if result.successes:
-            record["episode_success"] = float(np.mean(result.successes))
-            record["episode_success_any"] = float(np.mean(result.successes_any))
-        record["elapsed_seconds"] = elapsed_seconds()
-        self.metrics.log(record, "eval")
-        if frames:
-            self._save_video(frames, env_step)
-        best = counters.best_reward is None or result.mean_reward > counters.best_reward
-        if best and np.isfinite(result.mean_reward):
-            counters.best_reward = result.mean_reward
-            return True
-        return False
-
-    def _evaluate(
-        self, counters: Counters, frames: list[np.ndarray], on_step: Callable[[int], None]
-    ) -> Evaluation | None:
-        """One evaluation, None if it failed; the first episode's pictures go to ``frames``.
-
-        Environments that failed are made anew for the next evaluation.
-        """
-        count = self.config.eval_episodes
-        try:
-            while len(self.envs) < count:
-                self.envs.append(self.make_env())
-        except Exception as error:  # a simulator may raise anything, and training must go on
-            logger.warning(f"this evaluation is left out: no environment for it: {error!r}")
-            return None
-        path = ("evaluation", counters.episode)
-        result = evaluate(
-            self.actor,
-            self.envs,
-            seeds=[derive_seed(self.seed, *path, i) for i in range(count)],
-            agent_step=counters.agent_step,
-            update_step=counters.update_step,
-            device=self.device,
-            watch=(lambda moment: frames.append(moment.frame)) if self.config.save_video else None,
-            on_step=on_step,
-        )
-        for reason in result.errors:
-            logger.warning(f"an episode of the evaluation failed: {reason}")
-        for env, reward in zip(list(self.envs), result.rewards, strict=True):
-            if np.isnan(reward):
-                self.envs.remove(env)
-                close_quietly(env)
-        return result
-
-    def _save_video(self, frames: Sequence[np.ndarray], env_step: int) -> None:
-        path = eval_video_path(self.folder, env_step)
-        try:
-            path.parent.mkdir(exist_ok=True)
-            write_mp4(path, frames, fps=FILM_FPS)
-        except OSError as error:
-            logger.warning(f"the video was not written: {error}")
-            return
-        self.metrics.video(path, env_step)
-
-    def close(self) -> None:
-        for env in self.envs:
-            close_quietly(env)
 
 
 def refuse_unless_filmed(env: ControlEnv) -> None:

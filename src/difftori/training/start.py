@@ -33,8 +33,9 @@ from difftori.planning.actor import Actor
 from difftori.replay import ReplayBuffer
 from difftori.training.allocator import keep_freed_memory
 from difftori.training.collector import Collector, EpisodeFailedError
-from difftori.training.evaluation import Evaluator, refuse_unless_filmed
+from difftori.training.evaluation import refuse_unless_filmed
 from difftori.training.resources import announce, checkpoint_bytes
+from difftori.training.scheduled_evaluation import Evaluator
 from difftori.training.seeding import RandomStreams
 from difftori.training.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
 from difftori.training.state import Averages

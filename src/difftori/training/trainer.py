@@ -24,7 +24,7 @@ from difftori.monitoring.metrics import Metrics
 from difftori.planning.actor import Actor
 from difftori.replay import ReplayBuffer
 from difftori.training.collector import Collector, EpisodeFailedError
-from difftori.training.evaluation import Evaluator
+from difftori.training.scheduled_evaluation import Evaluator
 from difftori.training.seeding import RandomStreams
 from difftori.training.signals import StopRequested, StopSignals
 from difftori.training.state import Averages, Counters, OpenEpisode
