@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -50,7 +51,7 @@ def test_it_acts_as_in_an_evaluation(tmp_path: Path, mode: str) -> None:
     agent = load_agent(trained(tmp_path, mode), device="cpu")
     scored = evaluate(
         agent.actor,
-        [agent.make_env()],
+        [agent.make_control_env()],
         seeds=[5],
         agent_step=agent.trained.agent_step,
         update_step=agent.trained.update_step,
@@ -77,6 +78,51 @@ def test_it_reads_one_checkpoint_or_weights(run: Path) -> None:
     assert weights.trained.env_step is None
     obs, _ = weights.make_env().reset(seed=0)
     assert np.isfinite(weights.act(obs)).all()
+
+
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of an environment with Dict observations and actions in [0, 0.25] and [-3, 7]."""
+    logs = tmp_path_factory.mktemp("logs")
+    words = ("task=gym", "env_id=gymnasium_fakes:NestedAsymmetric-v0", "mode=default")
+    assert run_debug(logs, *words, "train_steps=32", "eval_freq=32") == 0
+    return run_folder(logs)
+
+
+def test_in_a_loop_of_ones_own_it_speaks_the_environments_language(nested: Path) -> None:
+    agent = load_agent(nested, device="cpu")
+    own, ours = gym.make("NestedAsymmetric-v0"), agent.make_env()
+    (raw, _), (flat, _) = own.reset(seed=4), ours.reset(seed=4)
+    assert isinstance(raw, dict)
+    assert own.action_space == ours.action_space
+    for _ in range(6):
+        agent.reset(seed=1)
+        action = agent.act(raw)
+        assert own.action_space.contains(action)
+        agent.reset(seed=1)
+        np.testing.assert_array_equal(agent.act(flat), action)
+        (raw, reward, *_), (flat, same_reward, *_) = own.step(action), ours.step(action)
+        assert reward == pytest.approx(same_reward, abs=1e-6)
+
+
+def test_its_own_loop_scores_as_an_evaluation(nested: Path) -> None:
+    agent = load_agent(nested, device="cpu")
+    scored = evaluate(
+        agent.actor,
+        [agent.make_control_env()],
+        seeds=[5],
+        agent_step=agent.trained.agent_step,
+        update_step=agent.trained.update_step,
+        device=agent.device,
+    )
+    env = gym.make("NestedAsymmetric-v0")
+    obs, _ = env.reset(seed=5)
+    agent.reset(seed=5)
+    total = 0.0
+    for _ in range(agent.spec.episode_length):
+        obs, reward, *_ = env.step(agent.act(obs))
+        total += reward
+    assert total == pytest.approx(scored.rewards[0], rel=1e-6)
 
 
 def test_what_is_not_there_is_named(run: Path, tmp_path: Path) -> None:

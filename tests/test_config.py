@@ -21,7 +21,7 @@ from difftori.sections import Schedule, parse_schedule
 DEFAULT = CONFIG_DIR / "default.yaml"
 GROUP_FILES = sorted(
     path
-    for group in ("task", "modality", "preset", "mode")
+    for group in ("task", "modality", "preset", "agent", "mode")
     for path in (CONFIG_DIR / group).glob("*")
 )
 FLAT = tiny_config().flat()

@@ -14,7 +14,9 @@ while not done:
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ from difftori.checkpoints.tree_file import CheckpointError, load_tree
 from difftori.compiling.float32_matmul import set_tf32
 from difftori.config import Config, ConfigError, from_flat, plain_defaults, resolve_device
 from difftori.envs import ControlEnv, env_from_config
-from difftori.envs.rendering import prepare_rendering
+from difftori.envs.rendering import prepare_suite_rendering
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
 from difftori.training.seeding import generator
@@ -52,9 +54,17 @@ class Agent:
     """Acts as its run acts in evaluations, without exploration, in one episode at a time."""
 
     def __init__(
-        self, config: Config, actor: Actor, spec: EnvSpec, device: torch.device, trained: Progress
+        self,
+        config: Config,
+        actor: Actor,
+        env: ControlEnv,
+        spec: EnvSpec,
+        device: torch.device,
+        trained: Progress,
     ) -> None:
+        """``env`` tells what the environment calls an observation and an action; it is not run."""
         self.config = config
+        self._env = env
         self.actor = actor
         self.spec = spec
         self.device = device
@@ -66,11 +76,14 @@ class Agent:
         self._carry: Tensor | None = None
         self._generator = generator(self.device, seed, "evaluation")
 
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        """The action ``[A]`` float32 in [-1, 1] for the episode's next observation ``[*O]``.
+    def act(self, obs: Any) -> np.ndarray:
+        """The action for the episode's next observation, both as `make_env`'s environment has them.
 
-        ``obs`` is as `make_env`'s environment gives it. Raises ValueError for another shape.
+        For a Gymnasium task also as the environment itself has them: ``obs`` may be a Dict, and the
+        action lies in the environment's own action space. For other tasks ``[*O]``, and ``[A]``
+        float32 in [-1, 1]. Raises ValueError for an observation of another shape.
         """
+        obs = self._env.flat_observation(obs)
         if np.shape(obs) != self.spec.obs_shape:
             raise ValueError(
                 f"an observation of {self.spec.task} has shape {self.spec.obs_shape}, "
@@ -85,10 +98,17 @@ class Agent:
             generators=[self._generator],
         )
         self._carry = plan.carry
-        return plan.action[0].cpu().numpy()
+        return self._env.native_action(plan.action[0].cpu().numpy())
 
-    def make_env(self) -> ControlEnv:
-        """A new environment of the run's task."""
+    def make_env(self) -> gym.Env[np.ndarray, np.ndarray]:
+        """A new environment of the run's task, which takes the actions that `act` gives.
+
+        One of its steps is an agent step: it holds an action for ``action_repeat`` steps.
+        """
+        return self.make_control_env().with_native_actions()
+
+    def make_control_env(self) -> ControlEnv:
+        """The same with actions in [-1, 1], as the agent's planner has them."""
         return env_from_config(self.config.env)[0]
 
 
@@ -113,7 +133,7 @@ def load_agent(
     weights, trained = _read_weights(Path(run), None if checkpoint is None else Path(checkpoint))
     try:
         if config.env.modality == "pixels":
-            prepare_rendering()
+            prepare_suite_rendering(config.env.suite)
         env, spec = env_from_config(config.env)
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(str(error)) from error
@@ -125,7 +145,7 @@ def load_agent(
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigError(f"the weights do not fit the run: {reason}") from error
-    return Agent(config, Actor(model, config), spec, place, trained)
+    return Agent(config, Actor(model, config), env, spec, place, trained)
 
 
 def _read_weights(run: Path, checkpoint: Path | None) -> tuple[dict[str, Tensor], Progress]:

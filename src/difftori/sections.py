@@ -87,6 +87,10 @@ FramesPerSecond = Annotated[float, _number, Field(ge=1, le=120)]
 Planner = Literal["mppi", "trajectory"]
 
 
+GYMNASIUM = "gymnasium"
+"""the suite whose environments are named by an id"""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
@@ -97,6 +101,7 @@ class RunConfig(Section):
     task: str
     modality: Literal["state", "pixels"]
     preset: str
+    agent: str = "published"
     mode: str
     seed: CountOrZero
     exp_name: Annotated[str, BeforeValidator(_plain_name)]
@@ -113,6 +118,8 @@ class RunConfig(Section):
     save_model: bool
     train_steps: Count
     seed_steps: CountOrZero
+    updates_per_step: Count = 1
+    update_within_episode: bool = False
     max_nonfinite: Count
     max_failed_episodes: Count = 50
 
@@ -129,9 +136,27 @@ class TaskConfig(Section):
     camera: CountOrZero
     action_repeat: Count
     episode_length: Count | None
+    episodic: bool | None = None
+    env_id: str | None = None
+    env_kwargs: dict[str, Any] | None = None
     modality: Literal["state", "pixels"]
     frame_stack: Count
     img_size: Annotated[int, _number, Field(ge=48)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ask_for_the_environment(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("domain_task", "") is None:
+            raise ValueError("task=gym needs an environment: env_id=Pendulum-v1, or module:Mine-v0")
+        return data
+
+    @model_validator(mode="after")
+    def _env_id_needs_its_suite(self) -> "TaskConfig":
+        if self.env_id is not None and self.env_id != self.domain_task:
+            raise ValueError(f"env_id={self.env_id} needs task=gym")
+        if self.env_kwargs is not None and self.suite != GYMNASIUM:
+            raise ValueError(f"env_kwargs is for Gymnasium's environments, not for {self.task}")
+        return self
 
 
 class ModelConfig(Section):
@@ -140,6 +165,8 @@ class ModelConfig(Section):
     mlp_dim: Count
     latent_dim: Count
     img_size: Count
+    layer_norm: bool = False
+    normalize_observations: bool = False
 
 
 class ActorConfig(Section):
@@ -157,6 +184,7 @@ class ActorConfig(Section):
 
 
 class MppiConfig(Section):
+    explore_spread: Finite = 0.0
     iterations: Count
     num_samples: Count
     num_elites: Count
@@ -242,6 +270,8 @@ class LearnerConfig(Section):
     consistency_coef: NonNegative
     reward_coef: NonNegative
     value_coef: NonNegative
+    termination_coef: NonNegative = 1.0
+    target_spread: Finite = 0.0
     rho: Share
     discount: Share
     min_std: NonNegative

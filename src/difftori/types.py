@@ -32,6 +32,8 @@ class EnvSpec:
     """environment steps per agent step"""
     frame_stack: int = 1
     """frames in one observation; 1 from state"""
+    can_terminate: bool = False
+    """whether episodes may end by themselves, before their time is up"""
 
     @property
     def obs_dtype(self) -> torch.dtype:
@@ -72,6 +74,9 @@ class Batch:
     """importance weights, at most 1"""
     index: Int[Tensor, "B"]
     """where the sequences begin in the buffer, for ``update_priorities``"""
+    inside: Float[Tensor, "H B 1"] | None = None
+    """0 where a sequence has gone beyond its episode's last step: that step is repeated there, and
+    nothing is learned from it; None where no sequence does"""
 
 
 @dataclass(frozen=True)

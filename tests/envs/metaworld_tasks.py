@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
 from difftori.envs import ControlEnv, TaskSpec, make_env  # noqa: E402
+from difftori.envs.base import SimStep  # noqa: E402
 from difftori.envs.metaworld import MetaWorld  # noqa: E402
 
 SEED = 3
@@ -111,7 +112,7 @@ def check_it_begins_as_the_benchmark_does(name: str, steps: int = 5) -> None:
     for action in actions:
         expected, reward, _, _, info = theirs.step(action)
         step = ours.step(action)
-        assert step == (float(reward), False, bool(info["success"]))
+        assert step == SimStep(float(reward), terminated=False, success=bool(info["success"]))
         np.testing.assert_array_equal(ours.state()[:18], expected[:18].astype(np.float32))
         np.testing.assert_array_equal(ours.state()[-3:], expected[-3:].astype(np.float32))
     np.testing.assert_array_equal(ours.state(), expected.astype(np.float32))

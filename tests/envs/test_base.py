@@ -13,6 +13,7 @@ class Scripted:
 
     action_dim = 1
     state_dim = 1
+    can_terminate = True
 
     def __init__(self, script: list[SimStep]) -> None:
         self.script = script

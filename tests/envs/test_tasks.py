@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import gymnasium
 import pytest
 from omegaconf import OmegaConf
 
@@ -51,6 +52,16 @@ METAWORLD = {
     "step_size": 1e-3,
     "damping": 0.001,
 }
+GYMNASIUM = {
+    "gym-ant": ("Ant-v5", True),
+    "gym-halfcheetah": ("HalfCheetah-v5", False),
+    "gym-hopper": ("Hopper-v5", True),
+    "gym-inverted-double-pendulum": ("InvertedDoublePendulum-v5", True),
+    "gym-inverted-pendulum": ("InvertedPendulum-v5", True),
+    "gym-pendulum": ("Pendulum-v1", False),
+    "gym-walker2d": ("Walker2d-v5", True),
+}
+"""the environment, and whether its episodes can end by themselves"""
 SIZES = {
     "dog": {
         "iterations": 8,
@@ -76,7 +87,8 @@ ALWAYS = {
 
 
 def test_the_list_of_tasks_is_the_folder() -> None:
-    assert (ROOT / "tasks.txt").read_text().splitlines() == sorted(FILES)
+    """``gym`` is no task of its own: it needs the name of an environment."""
+    assert (ROOT / "tasks.txt").read_text().splitlines() == sorted(set(FILES) - {"gym"})
 
 
 def test_every_task_of_the_suite_that_ends_has_a_file() -> None:
@@ -115,3 +127,21 @@ def test_a_metaworld_file_says_what_was_published_and_the_defaults(name: str) ->
     assert FILES[name].read_text().startswith("# @package _global_\n")
     assert config.task == name
     assert {k: v for k, v in config.items() if k not in ("task", "domain_task")} == METAWORLD
+
+
+@pytest.mark.parametrize("name", GYMNASIUM)
+def test_a_gymnasium_file_has_its_tasks_own_time_limit_and_the_default_solver(name: str) -> None:
+    env_id, can_end = GYMNASIUM[name]
+    limit = gymnasium.spec(env_id).max_episode_steps
+    assert CONFIGS[name] == {
+        "task": name,
+        "suite": "gymnasium",
+        "domain": "gymnasium",
+        "domain_task": env_id,
+        "action_repeat": 1,
+        "episode_length": limit,
+        **({} if can_end else {"episodic": False}),
+        "max_iterations": 50,
+        "step_size": 1e-3,
+        "damping": 0.001,
+    }

@@ -166,6 +166,20 @@ def test_nothing_comes_after_a_terminated_transition(model: WorldModel, target: 
         assert not torch.equal(y[2, 1], batch.reward[2, 1])
 
 
+def test_a_spread_of_one_half_bootstraps_from_the_mean(
+    model: WorldModel, target: WorldModel
+) -> None:
+    batch = random_batch()
+    y, y_obs = td_targets(
+        model, target, batch.next_obs, batch.reward, batch.terminated, 0.9, None, spread=0.5
+    )
+    z = model.encode(batch.next_obs)
+    action = model.policy(z)
+    for ours, (q1, q2) in ((y, target.q(z, action)), (y_obs, target.q_obs(batch.next_obs, action))):
+        torch.testing.assert_close(ours, batch.reward + 0.9 * (q1 + q2) / 2)
+        assert not torch.allclose(q1, q2)
+
+
 def test_consistency_is_to_the_target_encoder(model: WorldModel, target: WorldModel) -> None:
     batch = random_batch()
     before = whole_loss(model, target, batch).terms

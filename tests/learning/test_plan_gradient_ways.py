@@ -15,11 +15,11 @@ from difftori.planning.actor import Actor
 from difftori.replay import ReplayBuffer
 from difftori.types import Episode, Plan
 
-REPLAY = {"frequency": 10, "sample_update": 6, "plan_loss_coef": 0.5}
+REPLAY = {"frequency": 10, "sample_update": 6}
 
 
-def new_way(mode: str, model: WorldModel) -> PlanGradientWay:
-    config = tiny_config(f"mode={mode}", **REPLAY)
+def new_way(mode: str, model: WorldModel, plan_loss_coef: float = 0.5) -> PlanGradientWay:
+    config = tiny_config(f"mode={mode}", **(REPLAY | {"plan_loss_coef": plan_loss_coef}))
     buffer = ReplayBuffer(
         tiny_spec(),
         capacity=1000,
@@ -104,6 +104,29 @@ def test_plans_of_the_sampling_planner_are_nothing_to_learn_from() -> None:
         way = new_way(mode, model)
         sampled = replace(plan(model, obs, way), differentiable_action=None)
         assert way.after_plan(obs, sampled, 100) == way.after_episode(101) == {}
+
+
+@pytest.mark.parametrize("mode", ["back_plan", "back_plan_per_step"])
+def test_the_loss_has_the_weight_of_its_key(mode: str) -> None:
+    model, obs = tiny_model(tiny_config()), random_obs(1)
+    once, half = (new_way(mode, model, plan_loss_coef=weight) for weight in (1, 0.5))
+    logged = []
+    for way in (once, half):
+        torch.manual_seed(0)
+        start = {name: value.clone() for name, value in model.state_dict().items()}
+        now = way.after_plan(obs, plan(model, obs, way), 100)
+        logged.append((now | way.after_episode(101))["grad_norm_a"])
+        model.load_state_dict(start)
+    assert logged[0] > 0
+    assert logged[1] == pytest.approx(logged[0] / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["back_plan", "back_plan_per_step", "back_plan_replay"])
+def test_without_a_weight_plans_need_no_graph(mode: str) -> None:
+    way = new_way(mode, tiny_model(tiny_config()), plan_loss_coef=0)
+    assert not way.differentiates
+    assert way.state_dict() is None
+    assert way.after_step(6010, 6000, 0) == {}
 
 
 # On replay

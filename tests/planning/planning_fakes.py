@@ -37,6 +37,15 @@ class FakeModel(WorldModel):
         return value, value + 1
 
 
+class MayEnd(FakeModel):
+    """Every step ends the episode with a probability of one half."""
+
+    episodic = True
+
+    def termination_logit(self, z: Tensor, action: Tensor) -> Tensor:
+        return 0 * action.sum(dim=-1, keepdim=True)
+
+
 class TargetModel(FakeModel):
     """Reward −‖a − target‖²: the best plan repeats the target."""
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,24 +23,50 @@ from difftori.planning.trajectory import TrajectoryPlanner
 DISCOUNT = 0.97
 
 
-def double_model(seed: int, action_dim: int = 2) -> WorldModel:
-    return tiny_model(tiny_config(), tiny_spec(action_dim=action_dim), seed).double()
+def double_model(
+    seed: int, action_dim: int = 2, *, can_terminate: bool = False, layer_norm: bool = False
+) -> WorldModel:
+    spec = replace(tiny_spec(action_dim=action_dim), can_terminate=can_terminate)
+    model = tiny_model(tiny_config(layer_norm=layer_norm), spec, seed)
+    if can_terminate:
+        torch.nn.init.normal_(model._termination[-1].weight)
+        torch.nn.init.normal_(model._termination[-1].bias)
+    return model.double()
 
 
-def by_adjoint(model: WorldModel, z: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    return return_and_gradient(model, z, actions, DISCOUNT, discounts(DISCOUNT, len(actions), z))
+episodic = pytest.mark.parametrize("can_terminate", [False, True], ids=["endless", "episodic"])
 
 
-def by_autograd(model: WorldModel, z: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    G = plan_return(model, z, actions, DISCOUNT)
+def by_adjoint(
+    model: WorldModel, z: Tensor, actions: Tensor, spread: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    weights = discounts(DISCOUNT, len(actions), z)
+    return return_and_gradient(model, z, actions, DISCOUNT, weights, spread)
+
+
+def by_autograd(
+    model: WorldModel, z: Tensor, actions: Tensor, spread: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    G = plan_return(model, z, actions, DISCOUNT, spread=spread)
     (gradient,) = torch.autograd.grad(G.sum(), actions, create_graph=True)
     return G, gradient
 
 
+@pytest.mark.parametrize("spread", [-0.2, 0.5, 0.8])
+def test_knows_layer_norm_and_the_critics_spread(spread: float) -> None:
+    model = double_model(seed=4, layer_norm=True)
+    z = torch.randn(3, 6, dtype=torch.float64)
+    actions = torch.randn(3, 3, 2, dtype=torch.float64).requires_grad_()
+    ours, theirs = by_adjoint(model, z, actions, spread), by_autograd(model, z, actions, spread)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    assert not torch.allclose(ours[0], by_adjoint(model, z, actions)[0])
+
+
 @pytest.mark.parametrize("horizon", [1, 2, 5])
 @pytest.mark.parametrize(("batch", "action_dim"), [(1, 2), (3, 1)])
-def test_equals_autograd(horizon: int, batch: int, action_dim: int) -> None:
-    model = double_model(seed=horizon, action_dim=action_dim)
+@episodic
+def test_equals_autograd(horizon: int, batch: int, action_dim: int, can_terminate: bool) -> None:
+    model = double_model(seed=horizon, action_dim=action_dim, can_terminate=can_terminate)
     z = torch.randn(batch, 6, dtype=torch.float64)
     actions = torch.randn(horizon, batch, action_dim, dtype=torch.float64).requires_grad_()
     for ours, theirs in zip(
@@ -49,9 +76,10 @@ def test_equals_autograd(horizon: int, batch: int, action_dim: int) -> None:
 
 
 @pytest.mark.parametrize("equal_critics", [False, True])
-def test_its_own_derivative_equals_autograds(equal_critics: bool) -> None:
+@episodic
+def test_its_own_derivative_equals_autograds(equal_critics: bool, can_terminate: bool) -> None:
     """Equal critics share the slope of their minimum."""
-    model = double_model(seed=3)
+    model = double_model(seed=3, can_terminate=can_terminate)
     if equal_critics:
         model._Q2.load_state_dict(model._Q1.state_dict())
     z = torch.randn(2, 6, dtype=torch.float64).requires_grad_()

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from planning_fakes import FakeModel
+from planning_fakes import FakeModel, MayEnd
 
 from builders import random_obs, tiny_config, tiny_model
 from difftori.config import Config
@@ -21,6 +21,13 @@ def test_known_return() -> None:
     model = FakeModel(reward=1.0, value=10.0)
     G = plan_return(model, torch.zeros(2, 1), torch.zeros(3, 2, 1), discount=0.5)
     assert G.tolist() == [[3.0], [3.0]]
+
+
+def test_known_return_of_an_episode_that_may_end() -> None:
+    """Each step goes on with ½: 1 + ¼ + 1/16 + 10/64, for a discount of ½ too."""
+    model = MayEnd(reward=1.0, value=10.0)
+    G = plan_return(model, torch.zeros(2, 1), torch.zeros(3, 2, 1), discount=0.5)
+    assert G.tolist() == [[1.46875], [1.46875]]
 
 
 @pytest.mark.parametrize("discount", [0.0, 1.0])

@@ -253,11 +253,11 @@ def test_impossible_settings_are_refused() -> None:
 
 def test_memory_is_counted_frame_by_frame() -> None:
     pixels = EnvSpec("none", "pixels", (9, 84, 84), 6, 500, 2, frame_stack=3)
-    per_slot = 3 * 84 * 84 + 4 * (6 + 1 + 1) + 28
+    per_slot = 3 * 84 * 84 + 4 * (6 + 1 + 1) + 32
     assert memory_bytes(pixels, 1_000_000) == 1_002_000 * per_slot
     buffer = make_buffer(PIXELS)
     buffer.add(pixel_episode(0, 4))
-    assert buffer.stored_bytes == 5 * (3 * 2 * 2 + 4 * 3 + 28)
+    assert buffer.stored_bytes == 5 * (3 * 2 * 2 + 4 * 3 + 32)
 
 
 def test_capacity_is_reached_exactly_by_whole_episodes() -> None:
@@ -270,9 +270,55 @@ def test_capacity_is_reached_exactly_by_whole_episodes() -> None:
 
 def test_batches_are_made_on_the_computing_device() -> None:
     """The meta device stands for one that is not the CPU and whose numbers cannot be read."""
-    buffer = make_buffer(PIXELS, device="meta", horizon=2)
+    buffer = make_buffer(replace(PIXELS, can_terminate=True), device="meta", horizon=2)
     buffer.add(pixel_episode(0, 5))
     batch = buffer.sample(3)
     parts = [*vars(batch).values(), buffer.uniform_observations(2)]
     assert {part.device.type for part in parts} == {"meta"}
     assert batch.next_obs.shape == (2, 3, 9, 2, 2)
+
+
+class TestEpisodesThatEnd:
+    """Where episodes can end by themselves every transition can be drawn, the last ones too."""
+
+    SPEC = replace(STATE, can_terminate=True)
+
+    def filled(self, *lengths: int) -> ReplayBuffer:
+        buffer = make_buffer(self.SPEC, capacity=30, horizon=3)
+        for number, length in enumerate(lengths):
+            buffer.add(state_episode(number, length, terminated=number % 2 == 0))
+        return buffer
+
+    def test_every_transition_begins_a_sequence(self) -> None:
+        buffer = self.filled(1, 2, 5)
+        drawn = set(zip(*origin(buffer.sample(400)), strict=True))
+        assert drawn == {(n, t) for n, length in enumerate((1, 2, 5)) for t in range(length)}
+
+    def test_a_sequence_stops_at_its_episodes_end_and_repeats_what_it_saw_there(self) -> None:
+        lengths = (1, 2, 5)
+        batch = self.filled(*lengths).sample(200)
+        assert batch.inside is not None
+        for column, (number, start) in enumerate(zip(*origin(batch), strict=True)):
+            left = lengths[number] - start
+            inside = [float(t < left) for t in range(3)]
+            assert batch.inside[:, column, 0].tolist() == inside
+            ends = [float(t == left - 1 and number % 2 == 0) for t in range(3)]
+            known = batch.terminated[:, column, 0] * batch.inside[:, column, 0]
+            assert known.tolist() == ends
+            seen = [float(min(start + t + 1, lengths[number])) for t in range(3)]
+            assert batch.next_obs[:, column].tolist() == [[number, t] for t in seen]
+            rewards = batch.reward[: min(left, 3), column, 0].tolist()
+            assert rewards == [100 * number + start + t for t in range(min(left, 3))]
+
+    def test_truncated_is_not_terminated(self) -> None:
+        buffer = self.filled(4, 4)
+        ended = [buffer.episode(number).terminated.tolist() for number in (0, 1)]
+        assert ended == [[False, False, False, True], [False] * 4]
+
+    def test_a_loaded_buffer_goes_on_alike(self) -> None:
+        buffer, other = self.filled(1, 3, 2), make_buffer(self.SPEC, capacity=30, horizon=3)
+        other.load([buffer.episode(n) for n in buffer.live_episodes], buffer.priorities_state())
+        for ours, theirs in zip(
+            vars(buffer.sample(20)).values(), vars(other.sample(20)).values(), strict=True
+        ):
+            assert torch.equal(ours, theirs)

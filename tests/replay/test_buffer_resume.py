@@ -24,7 +24,8 @@ def drive(
         if drawable:
             batch = buffer.sample(min(4, drawable))
             buffer.update_priorities(batch.index, batch.reward.sum((0, 2)) / 37)
-            out += [*vars(batch).values(), buffer.uniform_observations(3)]
+            out += [part for part in vars(batch).values() if part is not None]
+            out.append(buffer.uniform_observations(3))
     return out
 
 

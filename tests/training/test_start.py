@@ -61,18 +61,32 @@ def test_evaluation_does_not_disturb_training(tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("task", ["finger-turn-hard", "mw-bin-picking"])
+def test_updates_within_the_episode_are_as_many_as_at_its_end(tmp_path: Path) -> None:
+    counts = []
+    for within in ("true", "false"):
+        folder = tmp_path / within
+        words = ("mode=default", "updates_per_step=2", f"update_within_episode={within}")
+        assert run_debug(folder, *words) == 0
+        counts.append([r["updates"] for r in records(run_folder(folder), "train")])
+        (last,) = sorted((run_folder(folder) / "checkpoints").glob("step_*"))[-1:]
+        assert load_tree(last)["counters"]["update"] == 3 * 2 * 16
+    assert counts == [[0, 32, 32, 32]] * 2
+
+
+@pytest.mark.parametrize(
+    "words", [["task=finger-turn-hard"], ["task=mw-bin-picking"], ["agent=tuned"]], ids=" ".join
+)
 def test_a_signal_anywhere_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     """Stopped in the middle of an episode, of a block of updates and of an evaluation."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert run_debug(whole, f"task={task}") == 0
+    assert run_debug(whole, *words) == 0
     for safe_points in (20, 16, 30):
         with monkeypatch.context() as patch:
             patch.setattr(StopSignals, "requested", _after(safe_points), raising=False)
-            assert run_debug(stopped, f"task={task}") == RESUME_EXIT_CODE
-    assert run_debug(stopped, f"task={task}") == 0
+            assert run_debug(stopped, *words) == RESUME_EXIT_CODE
+    assert run_debug(stopped, *words) == 0
     assert fingerprint(run_folder(stopped)) == fingerprint(run_folder(whole))
 
 

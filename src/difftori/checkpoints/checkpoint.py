@@ -21,7 +21,7 @@ FORMAT = 2
 
 MAY_DIFFER = frozenset(
     {
-        *("train_steps", "modality_train_steps", "eval_episodes", "save_video", "preset"),
+        *("train_steps", "modality_train_steps", "eval_episodes", "save_video", "preset", "agent"),
         *("exp_name", "log_dir", "resume", "overwrite", "start_from", "save_every_minutes"),
         *("save_model", "device", "buffer_device", "threads", "compile"),
         *("max_nonfinite", "max_failed_episodes"),

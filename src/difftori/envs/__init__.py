@@ -17,6 +17,7 @@ MODALITIES = ("state", "pixels")
 SUITES = {
     "dmcontrol": "difftori.envs.dmcontrol:make_simulator",
     "metaworld": "difftori.envs.metaworld:make_simulator",
+    "gymnasium": "difftori.envs.gymnasium_suite:make_simulator",
     "integrator": "difftori.envs.integrator:make_simulator",
 }
 
@@ -56,6 +57,7 @@ def make_env(
         episode_length=env.episode_length,
         action_repeat=task.action_repeat,
         frame_stack=frame_stack if pixels else 1,
+        can_terminate=simulator.can_terminate if task.episodic is None else task.episodic,
     )
     return env, spec
 
@@ -70,6 +72,8 @@ def env_from_config(config: TaskConfig) -> tuple[ControlEnv, EnvSpec]:
         action_repeat=config.action_repeat,
         camera=config.camera,
         episode_length=config.episode_length,
+        episodic=config.episodic,
+        env_kwargs=config.env_kwargs,
     )
     return make_env(task, config.modality, frame_stack=config.frame_stack, img_size=config.img_size)
 

@@ -19,6 +19,8 @@ class SimStep(NamedTuple):
     """the task ended here for a reason of its own, not because its time was up"""
     success: bool | None = None
     """whether the task counts as solved, in suites that say so"""
+    truncated: bool = False
+    """the episode was cut here by a limit of the simulator's own"""
 
 
 @runtime_checkable
@@ -35,6 +37,10 @@ class Simulator(Protocol):
     def max_steps(self) -> int:
         """Environment steps in a whole episode."""
 
+    @property
+    def can_terminate(self) -> bool:
+        """Whether episodes may end for reasons of their own, before their time is up."""
+
     def reset(self, seed: int) -> None:
         """Begin an episode that is a function of the seed alone, whatever ran before."""
 
@@ -49,6 +55,22 @@ class Simulator(Protocol):
 
     def close(self) -> None:
         """Free what the simulator holds; harmless when called twice."""
+
+
+@runtime_checkable
+class OwnSpaces(Protocol):
+    """A simulator of an environment that users also run themselves, in its own spaces."""
+
+    native_action_space: gym.Space[Any]
+
+    def flat_observation(self, obs: Any) -> np.ndarray:
+        """The environment's own observation as ``state`` gives it."""
+
+    def native_action(self, action: np.ndarray) -> Any:
+        """From [-1, 1] ``[A]`` to the environment's own action."""
+
+    def agent_action(self, action: Any) -> np.ndarray:
+        """The way back."""
 
 
 def check_camera(camera: int, cameras: int) -> None:
@@ -146,7 +168,8 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
             reward += result.reward
             success = result.success
             self._succeeded |= bool(success)
-            self._steps_left = 0 if result.terminated else self._steps_left - 1
+            over = result.terminated or result.truncated
+            self._steps_left = 0 if over else self._steps_left - 1
             if self._steps_left == 0:
                 break
         truncated = self._steps_left == 0 and not result.terminated
@@ -155,6 +178,34 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
             info["success"] = success
             info["success_any"] = self._succeeded
         return self._observe(), reward, result.terminated, truncated, info
+
+    def examine(self) -> list[str]:
+        """Try an environment that nobody here knows; a line for each thing to be told of it.
+
+        Raises ValueError if it cannot work. Suites that are known say nothing.
+        """
+        examine = getattr(self.simulator, "examine", None)
+        return [] if examine is None else examine()
+
+    def flat_observation(self, obs: Any) -> np.ndarray:
+        """What the environment itself calls an observation, as this one gives it."""
+        if self._pixels or not isinstance(self.simulator, OwnSpaces):
+            return obs
+        return self.simulator.flat_observation(obs)
+
+    def native_action(self, action: np.ndarray) -> np.ndarray:
+        """An action of [-1, 1] as the environment itself takes it."""
+        if not isinstance(self.simulator, OwnSpaces):
+            return action
+        return self.simulator.native_action(action)
+
+    def with_native_actions(self) -> gym.Env[np.ndarray, np.ndarray]:
+        """This environment, taking actions as the environment itself takes them."""
+        simulator = self.simulator
+        if not isinstance(simulator, OwnSpaces):
+            return self
+        space = simulator.native_action_space
+        return gym.wrappers.TransformAction(self, simulator.agent_action, space)
 
     @property
     def seconds_per_step(self) -> float | None:

@@ -34,6 +34,8 @@ def make_simulator(task: TaskSpec, pixels: bool) -> "DMControl":
 class DMControl:
     """One task of the suite in environment steps; see `Simulator`."""
 
+    can_terminate = False
+
     def __init__(self, domain: str, domain_task: str, camera: int = 0) -> None:
         from dm_control import suite
 

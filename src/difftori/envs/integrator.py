@@ -53,6 +53,8 @@ def best_return(x: np.ndarray, steps: int) -> float:
 class Integrator:
     """The point in environment steps; see `Simulator`."""
 
+    can_terminate = False
+
     def __init__(self, dim: int = 2, max_steps: int = 20) -> None:
         self.action_dim = dim
         self.state_dim = dim

@@ -45,6 +45,8 @@ def make_simulator(task: TaskSpec, pixels: bool) -> "MetaWorld":
 class MetaWorld:
     """One task in environment steps; see `Simulator`. Its episodes never end early."""
 
+    can_terminate = False
+
     def __init__(self, name: str, camera: int = 0) -> None:
         """``name`` is Meta-World's own, with the version: ``drawer-open-v3``."""
         import mujoco

@@ -44,7 +44,7 @@ def prepare_rendering() -> str:
     check_rendering()
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     if not chosen:
-        if not _headless():
+        if not is_headless():
             return ""
         chosen = _first_working_backend()
         os.environ["MUJOCO_GL"] = chosen
@@ -53,12 +53,21 @@ def prepare_rendering() -> str:
     return chosen
 
 
+def prepare_suite_rendering(suite: str) -> None:
+    """``prepare_rendering``, for the suites that are known to render with MuJoCo.
+
+    Of Gymnasium's environments some draw without OpenGL: those that need it prepare it themselves.
+    """
+    if suite in ("dmcontrol", "metaworld"):
+        prepare_rendering()
+
+
 def check_rendering() -> None:
     """Raise a RuntimeError that names the remedy if rendering is switched off in this process."""
     _refuse_switched_off()
     loaded = sys.modules.get("dm_control._render")
     # Without a display and without a choice, dm_control takes GLFW, which then cannot render.
-    useless = (*_OFF, "glfw") if _headless() else _OFF
+    useless = (*_OFF, "glfw") if is_headless() else _OFF
     if loaded is not None and loaded.BACKEND in useless:
         raise RuntimeError(
             "dm_control was imported in this process before a rendering backend was chosen: "
@@ -73,7 +82,7 @@ def check_mujoco_rendering() -> None:
     if loaded is None:
         return
     context = getattr(loaded, "GLContext", None)  # missing where rendering was switched off
-    if context is None or (_headless() and context.__module__ == "mujoco.glfw"):
+    if context is None or (is_headless() and context.__module__ == "mujoco.glfw"):
         raise RuntimeError(
             "mujoco was imported in this process before a rendering backend was chosen: "
             "call prepare_rendering() before the first environment is made"
@@ -86,7 +95,7 @@ def without_rendering() -> Iterator[None]:
 
     A backend that the user or `prepare_rendering` has chosen stays, and so does a display's.
     """
-    if os.environ.get("MUJOCO_GL") or not _headless():
+    if os.environ.get("MUJOCO_GL") or not is_headless():
         yield
         return
     os.environ["MUJOCO_GL"] = "disabled"
@@ -104,7 +113,8 @@ def _refuse_switched_off() -> None:
         )
 
 
-def _headless() -> bool:
+def is_headless() -> bool:
+    """Linux without a display."""
     return sys.platform == "linux" and not os.environ.get("DISPLAY")
 
 

@@ -1,6 +1,8 @@
 """What a task is, before an environment exists for it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -21,3 +23,7 @@ class TaskSpec:
     """index of the fixed camera that pixels and videos are rendered from"""
     episode_length: int | None = None
     """environment steps after which an episode is cut; None leaves the task's own length"""
+    episodic: bool | None = None
+    """whether episodes can end by themselves, before their time is up; None: as the suite says"""
+    env_kwargs: Mapping[str, Any] | None = None
+    """of a Gymnasium environment's constructor"""

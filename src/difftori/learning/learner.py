@@ -56,18 +56,22 @@ class Learner:
         self._model_optimizer = GuardedAdam(model.model_parameters(), config.grad_clip_norm)
         self._policy_optimizer = GuardedAdam(model.policy_parameters(), config.grad_clip_norm)
         self.nonfinite = NonFiniteCounter("the model update's gradient", max_nonfinite)
+        coefficients = {
+            "consistency_loss": config.consistency_coef,
+            "reward_loss": config.reward_coef,
+            "value_loss": config.value_coef,
+            "value_s_loss": config.value_coef,
+        }
+        if model.episodic:
+            coefficients["termination_loss"] = config.termination_coef
         model_loss = partial(
             losses.model_loss,
             model,
             self.target,
             discount=config.discount,
             rho=config.rho,
-            coefficients={
-                "consistency_loss": config.consistency_coef,
-                "reward_loss": config.reward_coef,
-                "value_loss": config.value_coef,
-                "value_s_loss": config.value_coef,
-            },
+            coefficients=coefficients,
+            target_spread=config.target_spread,
         )
         policy_loss = partial(losses.policy_loss, model, rho=config.rho)
         self._model_loss = compiler(model_loss, "the model update")
@@ -92,7 +96,8 @@ class Learner:
                 loss.weighted / config.horizon, self._model_optimizer.parameters
             )
             grad_norm = self._model_optimizer.step(gradients, lr)
-            pi_loss = self._update_policy(loss.latents, lr, torch.isfinite(grad_norm))
+            running, allowed = losses.still_running(batch), torch.isfinite(grad_norm)
+            pi_loss = self._update_policy(loss.latents, lr, allowed, running)
         # Here, and not before, the device is waited for.
         model_finite, policy_finite = torch.isfinite(torch.stack([grad_norm, pi_loss])).tolist()
         if model_finite:
@@ -115,10 +120,11 @@ class Learner:
         latents: Float[Tensor, "H_1 B Z"],
         lr: float,
         allowed: Bool[Tensor, ""] | None = None,
+        running: Float[Tensor, "H_1 B 1"] | None = None,
     ) -> Float[Tensor, ""]:
         noise = self._policy_noise((*latents.shape[:2], self.model.action_dim))
         with self._autocast():
-            loss = self._policy_loss(latents, noise)
+            loss = self._policy_loss(latents, noise, running)
         gradients = torch.autograd.grad(loss, self._policy_optimizer.parameters)
         grad_norm = self._policy_optimizer.step(gradients, lr, allowed)
         return torch.where(torch.isfinite(grad_norm), loss.detach(), grad_norm)

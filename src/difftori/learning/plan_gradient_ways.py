@@ -69,9 +69,13 @@ class PerEpisode(_WithGradient):
 
     differentiates = True
 
+    def __init__(self, gradient: PlanGradient, weight: float) -> None:
+        super().__init__(gradient)
+        self._weight = weight
+
     def after_plan(self, obs: Tensor, plan: Plan, agent_step: int) -> dict[str, float]:
         if plan.differentiable_action is not None:
-            self.gradient.accumulate(obs, plan.differentiable_action)
+            self.gradient.accumulate(obs, plan.differentiable_action, self._weight)
         return {}
 
     def after_episode(self, agent_step: int) -> dict[str, float]:
@@ -164,9 +168,12 @@ def plan_gradient_way(
     generator: torch.Generator,
     max_nonfinite: int,
 ) -> PlanGradientWay:
-    """The way that a mode names. ``generator`` draws the noise of replayed plans' first guesses."""
+    """The way that a mode names; none where the loss has no weight.
+
+    ``generator`` draws the noise of replayed plans' first guesses.
+    """
     way = config.plan_gradient
-    if way == "none":
+    if way == "none" or config.plan_loss_coef == 0:
         return PlanGradientWay()
     max_norm = config.grad_clip_norm_a_buffer if way == "replay" else config.grad_clip_norm_a
     gradient = PlanGradient(
@@ -174,4 +181,5 @@ def plan_gradient_way(
     )
     if way == "replay":
         return OnReplay(gradient, config, actor, learner, buffer, generator)
-    return PerStep(gradient) if way == "step" else PerEpisode(gradient)
+    per_plan = PerStep if way == "step" else PerEpisode
+    return per_plan(gradient, config.plan_loss_coef)

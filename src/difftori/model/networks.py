@@ -22,33 +22,41 @@ class PreciseLinear(nn.Linear):
             return functional.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
-def mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+def mlp(in_dim: int, hidden_dim: int, out_dim: int, layer_norm: bool = False) -> nn.Sequential:
     """Two hidden layers with ELU; used by dynamics, reward and policy."""
     return nn.Sequential(
         PreciseLinear(in_dim, hidden_dim),
-        nn.ELU(),
+        *_elu(hidden_dim, layer_norm),
         nn.Linear(hidden_dim, hidden_dim),
-        nn.ELU(),
+        *_elu(hidden_dim, layer_norm),
         PreciseLinear(hidden_dim, out_dim),
     )
 
 
-def critic(in_dim: int, hidden_dim: int) -> nn.Sequential:
+def critic(in_dim: int, hidden_dim: int, layer_norm: bool = False) -> nn.Sequential:
     """A scalar value; its first layer is normalised and squashed."""
     return nn.Sequential(
         PreciseLinear(in_dim, hidden_dim),
         nn.LayerNorm(hidden_dim),
         nn.Tanh(),
         nn.Linear(hidden_dim, hidden_dim),
-        nn.ELU(),
+        *_elu(hidden_dim, layer_norm),
         PreciseLinear(hidden_dim, 1),
     )
 
 
-def state_encoder(obs_dim: int, hidden_dim: int, latent_dim: int) -> nn.Sequential:
+def state_encoder(
+    obs_dim: int, hidden_dim: int, latent_dim: int, layer_norm: bool = False
+) -> nn.Sequential:
     return nn.Sequential(
-        PreciseLinear(obs_dim, hidden_dim), nn.ELU(), PreciseLinear(hidden_dim, latent_dim)
+        PreciseLinear(obs_dim, hidden_dim),
+        *_elu(hidden_dim, layer_norm),
+        PreciseLinear(hidden_dim, latent_dim),
     )
+
+
+def _elu(dim: int, layer_norm: bool) -> list[nn.Module]:
+    return [nn.LayerNorm(dim), nn.ELU()] if layer_norm else [nn.ELU()]
 
 
 class ScalePixels(nn.Module):

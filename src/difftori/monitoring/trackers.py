@@ -84,7 +84,7 @@ class WandbTracker(Tracker):
         id_path = run.folder / "wandb_id.txt"
         if not id_path.exists():
             write_bytes(id_path, secrets.token_hex(4).encode())
-        own_tags = (run.task, run.modality, run.mode, run.preset)
+        own_tags = (run.task, run.modality, run.mode, run.preset, run.agent)
         self._run = wandb.init(
             project=config.wandb.wandb_project,
             entity=config.wandb.wandb_entity,

@@ -6,6 +6,10 @@ For G(a) = Σ_{t<H} γ^t R(z_t, a_t) + γ^H V(z_H), V(z) = min_i Q_i(z, π(z)), 
     λ_H = γ^H ∇V(z_H)
     λ_t = γ^t ∂R/∂z + (∂d/∂z)ᵀ λ_{t+1},      ∂G/∂a_t = γ^t ∂R/∂a + (∂d/∂a)ᵀ λ_{t+1}
 
+In an episodic model c(z, a) is the probability that the episode goes on, C_t = Π_{k<t} c_k, and W_t
+the return from step t of an episode that still runs: W_t = R_t + γ c_t W_{t+1}, W_H = V. There γ^t
+becomes γ^t C_t, and λ_t and ∂G/∂a_t have one more term, γ^{t+1} C_t W_{t+1} ∂c(z_t, a_t).
+
 The same numbers as ``returns.plan_return`` and autograd, in one pass forward and one back; both
 passes are ordinary differentiable operations. ``returns.py`` is where a plan is scored; here its
 derivative is written out for the networks of ``WorldModel``, and ``unknown_part`` tells when a
@@ -21,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from difftori.compiling.compiler import Compiler
-from difftori.model.world_model import WorldModel
+from difftori.model.world_model import WorldModel, value_of
 from difftori.planning import tape
-from difftori.planning.returns import plan_return
+from difftori.planning.returns import plan_return, survival
 from difftori.planning.solution import GradientFunction, flatten, unflatten
 from difftori.sections import TrajectoryConfig
 
@@ -82,12 +86,14 @@ def return_and_gradient(
     actions: Float[Tensor, "H B A"],
     discount: float,
     discounts: Float[Tensor, "H 1 1"],
+    spread: float = 0.0,
 ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "H B A"]]:
     """G and ∂G/∂a, row by row; ``actions`` as they are (clamping is the caller's).
 
     Args:
         discount: γ, per agent step.
         discounts: γ^t, t < H.
+        spread: κ, which adds κ |Q1 − Q2| to the terminal value.
     """
     horizon, latent_dim = len(actions), z.shape[-1]
     dynamics = _Dynamics(model._dynamics, latent_dim, actions)
@@ -97,24 +103,61 @@ def return_and_gradient(
 
     z_a = torch.cat([torch.stack(latents[:-1]), actions], dim=-1)
     rewards, reward_tape = tape.forward(model._reward, z_a)
-    value, costate = _terminal(model, latents[-1])
+    value, costate = _terminal(model, latents[-1], spread)
+
+    weights = discounts.expand_as(rewards)
+    slopes_of_ends = None
+    if model.episodic:
+        ends = _Ends(model._termination, z_a)
+        slopes_of_ends = ends.slopes(rewards, value, weights, discount)
+        weights, costate = ends.alive[:-1] * weights, ends.alive[-1] * costate
+        rewards, value = ends.alive[:-1] * rewards, ends.alive[-1] * value
 
     G = rewards[0]
     for t in range(1, horizon):
         G = G + discount**t * rewards[t]
     G = G + discount**horizon * value
 
-    reward_slopes = tape.backward(model._reward, reward_tape, discounts.expand_as(rewards))
-    reward_z, reward_a = reward_slopes.split([latent_dim, actions.shape[-1]], dim=-1)
+    slopes = tape.backward(model._reward, reward_tape, weights)
+    if slopes_of_ends is not None:
+        slopes = slopes + slopes_of_ends
+    slope_z, slope_a = slopes.split([latent_dim, actions.shape[-1]], dim=-1)
     costate = discount**horizon * costate
     hidden = []
     for t in reversed(range(horizon)):
-        slope = dynamics.pull_back_to_hidden(t, costate)
-        hidden.append(slope)
+        of_hidden = dynamics.pull_back_to_hidden(t, costate)
+        hidden.append(of_hidden)
         if t > 0:
-            costate = torch.addmm(reward_z[t], slope, dynamics.weight_z)
-    gradient = reward_a + torch.stack(hidden[::-1]) @ dynamics.weight_a
+            costate = torch.addmm(slope_z[t], of_hidden, dynamics.weight_z)
+    gradient = slope_a + torch.stack(hidden[::-1]) @ dynamics.weight_a
     return G, gradient
+
+
+class _Ends:
+    """Where the episode may end along a plan."""
+
+    def __init__(self, network: nn.Sequential, z_a: Float[Tensor, "H B ZA"]) -> None:
+        self._network = network
+        logits, self._tape = tape.forward(network, z_a)
+        self._going_on = torch.sigmoid(-logits)
+        self.alive = survival(self._going_on)
+        """C_0 … C_H, ``[H+1, B, 1]``"""
+
+    def slopes(
+        self,
+        rewards: Float[Tensor, "H B 1"],
+        value: Float[Tensor, "B 1"],
+        weights: Float[Tensor, "H B 1"],
+        discount: float,
+    ) -> Float[Tensor, "H B ZA"]:
+        """γ^{t+1} C_t W_{t+1} ∂c(z_t, a_t), given R_t, V and γ^t."""
+        returns = [value]
+        for t in reversed(range(1, len(rewards))):
+            returns.append(rewards[t] + discount * self._going_on[t] * returns[-1])
+        # c is σ(−logit), and its derivative −c (1 − c)
+        of_logit = -self._going_on * (1 - self._going_on)
+        of_end = discount * weights * self.alive[:-1] * torch.stack(returns[::-1]) * of_logit
+        return tape.backward(self._network, self._tape, of_end)
 
 
 class _Dynamics:
@@ -144,9 +187,9 @@ class _Dynamics:
 
 
 def _terminal(
-    model: WorldModel, z: Float[Tensor, "B Z"]
+    model: WorldModel, z: Float[Tensor, "B Z"], spread: float
 ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B Z"]]:
-    """V(z) = min_i Q_i(z, π(z)) and ∇V."""
+    """V(z), the ``value_of`` both critics at π(z), and ∇V."""
     logits, policy_tape = tape.forward(model._pi, z)
     action = torch.tanh(logits)
     z_a = torch.cat([z, action], dim=-1)
@@ -154,11 +197,13 @@ def _terminal(
     q2, tape2 = tape.forward(model._Q2, z_a)
     # the minimum's slope, shared where both are equal
     share1 = ((q1 < q2).to(z.dtype) + (q1 <= q2).to(z.dtype)) / 2
+    if spread != 0:
+        share1 = (1 - spread) * share1 + spread * (1 - share1)
     slopes = tape.backward(model._Q1, tape1, share1)
     slopes = slopes + tape.backward(model._Q2, tape2, 1 - share1)
     slope_z, slope_a = slopes.split([z.shape[-1], action.shape[-1]], dim=-1)
     through_policy = tape.backward(model._pi, policy_tape, slope_a * (1 - action.square()))
-    return torch.minimum(q1, q2), slope_z + through_policy
+    return value_of(q1, q2, spread), slope_z + through_policy
 
 
 # ---- the guard
@@ -171,7 +216,8 @@ def unknown_part(model: WorldModel) -> str | None:
     """
     if type(model) is not WorldModel:
         return f"a {type(model).__name__}"
-    for name in ("_dynamics", "_reward", "_pi", "_Q1", "_Q2"):
+    networks = ("_dynamics", "_reward", "_pi", "_Q1", "_Q2")
+    for name in (*networks, "_termination") if model.episodic else networks:
         unknown = tape.unknown_part(getattr(model, name))
         if unknown is not None:
             return f"{unknown} in {name}"

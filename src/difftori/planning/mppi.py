@@ -40,6 +40,7 @@ class MppiPlanner:
         returns of the mean before the first round and after the last one to ``stats``.
         """
         config, batch = self._config, len(obs)
+        spread = config.explore_spread if explore else 0.0
         z = self._model.encode(obs)
         policy_actions = self._policy_candidates(z, horizon, generators)
         z_all = z.repeat_interleave(config.num_samples + config.num_policy_samples, dim=0)
@@ -53,7 +54,7 @@ class MppiPlanner:
             draws = noise.normal((horizon, config.num_samples, mean.shape[-1]), generators)
             gaussian = mean.unsqueeze(2) + std.unsqueeze(2) * draws.transpose(0, 1)
             candidates = torch.cat([gaussian.clamp(-1, 1), policy_actions], dim=2)
-            values = self._score(z_all, candidates, generators)
+            values = self._score(z_all, candidates, spread, generators)
             elite_values, elite_index = values.topk(config.num_elites, dim=1)
             gather_index = elite_index[None, :, :, None].expand(horizon, -1, -1, mean.shape[-1])
             elites = candidates.gather(2, gather_index)
@@ -102,13 +103,13 @@ class MppiPlanner:
         self,
         z_all: Float[Tensor, "BN Z"],
         candidates: Float[Tensor, "H B N A"],
+        spread: float,
         generators: Sequence[torch.Generator],
     ) -> Float[Tensor, "B N"]:
         """G of every candidate; −inf where it is not finite, so that it is never an elite."""
         draws = self._config.min_std * noise.normal(candidates.shape[2:], generators)
-        G = plan_return(
-            self._model, z_all, candidates.flatten(1, 2), self._config.discount, draws.flatten(0, 1)
-        )
+        actions, draws = candidates.flatten(1, 2), draws.flatten(0, 1)
+        G = plan_return(self._model, z_all, actions, self._config.discount, draws, spread)
         return G.view(candidates.shape[1:3]).nan_to_num(
             nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf
         )

@@ -31,7 +31,9 @@ class ReplayBuffer:
     the capacity is full the oldest whole episodes go. The ring has one extra slot per
     ``spec.episode_length`` transitions, so it fills up before the capacity does only if episodes
     end early. The last H starts of an episode are never drawn, as published, but for the first of
-    them where the episode terminated: its sequence ends in the terminal transition.
+    them where the episode terminated: its sequence ends in the terminal transition. Of a task whose
+    episodes can end by themselves (``spec.can_terminate``) every start is drawn: ``Batch.inside``
+    tells what lies beyond the episode's end.
 
     Frames and fields lie on ``storage_device``; batches are made on ``compute_device``.
     Priorities and other bookkeeping are on the CPU (some 30 MB per million slots): draws then are
@@ -80,6 +82,8 @@ class ReplayBuffer:
         self._fields = RowStore(self._slots, (row_width(spec),), torch.float32, device, pin=pin)
         self._tree = PriorityTree(self._slots, alpha)
         self._step = torch.zeros(self._slots, dtype=torch.int32)
+        self._steps_left = torch.zeros(self._slots, dtype=torch.int32)
+        """transitions from a slot to its episode's end"""
         self._lengths: deque[int] = deque()
         """transitions of each live episode, oldest first"""
         self._transitions_through: Tensor | None = None
@@ -140,7 +144,9 @@ class ReplayBuffer:
         largest = float(self._tree.max())
         priority = torch.zeros(len(episode) + 1, dtype=torch.float64)
         # before anything can be drawn the largest priority is zero, and would stay so for ever
-        starts = len(episode) - self.horizon + int(episode.terminated[-1])
+        starts = len(episode)
+        if not self.spec.can_terminate:
+            starts += int(episode.terminated[-1]) - self.horizon
         priority[: max(0, starts)] = largest if largest > 0 else 1.0
         while (
             self._num_transitions + len(episode) > self.capacity
@@ -155,6 +161,7 @@ class ReplayBuffer:
         self._frames.write(self._end_slot % self._slots, frames)
         self._fields.write(self._end_slot % self._slots, fields)
         self._step[slots] = torch.arange(len(frames), dtype=torch.int32)
+        self._steps_left[slots] = torch.arange(len(frames) - 1, -1, -1, dtype=torch.int32)
         self._lengths.append(len(fields))
         self._transitions_through = None
         self._end_slot += len(frames)
@@ -190,14 +197,18 @@ class ReplayBuffer:
         mass = self._tree.mass[index]
         weight = ((mass.min() / mass) ** self._beta).float()
         obs = self._observations(index, self.horizon)
-        steps = (index + torch.arange(self.horizon)[:, None]) % self._slots
+        after = torch.arange(self.horizon)[:, None]
+        left = self._steps_left[index]
+        steps = (index + torch.minimum(after, left - 1)) % self._slots
         fields = self._move(self._fields.gather(steps))
+        inside = (after < left)[..., None].float() if self.spec.can_terminate else None
         return Batch(
             obs=obs[0],
             next_obs=obs[1:],
             **from_rows(fields, self.spec),
             weight=self._move(weight),
             index=self._move(index),
+            inside=None if inside is None else self._move(inside),
         )
 
     def uniform_observations(self, n: int) -> Shaped[Tensor, "n ..."]:
@@ -247,6 +258,9 @@ class ReplayBuffer:
         if stack > 1:
             # before an episode's first frame there is only that frame again
             offset = torch.maximum(offset, -self._step[slots].long())
+        if self.spec.can_terminate:
+            # beyond an episode's last observation there is only that one again
+            offset = torch.minimum(offset, self._steps_left[slots].long())
         frames = self._frames.gather((slots + offset) % self._slots)
         # moved to the computing device as single frames, and only there copied into stacks
         return stack_frames(self._move(frames), stack)

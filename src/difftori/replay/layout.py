@@ -23,8 +23,8 @@ def slot_bytes(spec: EnvSpec) -> int:
     """Bytes of one slot, its share of the bookkeeping included."""
     frame = int(np.prod(frame_shape(spec.obs_shape, spec.frame_stack))) * spec.obs_dtype.itemsize
     fields = 4 * row_width(spec)
-    step, priority, mass_and_its_sum = 4, 8, 16
-    return frame + fields + step + priority + mass_and_its_sum
+    steps, priority, mass_and_its_sum = 8, 8, 16
+    return frame + fields + steps + priority + mass_and_its_sum
 
 
 def frame_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ DMCONTROL_MAXIMUM = 1000.0
 SEED_INVARIANT_KEYS = frozenset(
     {
         *("seed", "log_dir", "device", "buffer_device", "threads", "resume", "overwrite", "preset"),
+        "agent",
         *("save_every_minutes", "save_model", "save_video", "train_steps", "eval_freq"),
         "max_nonfinite",
     }

@@ -117,19 +117,26 @@ class Collector:
                 f"{counters.dropped_in_a_row} episodes in a row failed, the last because {error}"
             ) from error
 
-    def replay_open_episode(self) -> bool:
+    def replay_open_episode(self, counters: Counters) -> bool:
         """Bring the environment to where the open episode was, by taking its actions again.
 
-        False if it does not repeat itself exactly.
+        False if it does not repeat itself exactly: the episode is dropped then.
         """
         episode = self.open
         if episode is None:
             return True
-        obs = [self._reset(episode.seed)]
-        assert self.env is not None
-        for action in episode.action:
-            obs.append(self.env.step(action)[0])
-        return np.array_equal(np.stack(obs), np.stack(episode.obs))
+        try:
+            obs = [self._reset(episode.seed)]
+            assert self.env is not None
+            for action in episode.action:
+                obs.append(self.env.step(action)[0])
+            if np.array_equal(np.stack(obs), np.stack(episode.obs)):
+                return True
+            failure = EpisodeFailedError("the environment did not repeat it")
+        except Exception as error:  # a simulator may raise anything, also where it did not before
+            failure = EpisodeFailedError(f"the environment did not repeat it: {error!r}")
+        self.drop(counters, failure)
+        return False
 
     def close(self) -> None:
         if self.env is not None:

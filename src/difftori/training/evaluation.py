@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from difftori.checkpoints.files import eval_video_path
+from difftori.config import ConfigError
 from difftori.envs import ControlEnv
 from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
@@ -57,6 +58,10 @@ class Evaluation:
     @property
     def mean_reward(self) -> float:
         return float(np.nanmean(self.rewards)) if np.isfinite(self.rewards).any() else float("nan")
+
+    @property
+    def reward_std(self) -> float:
+        return float(np.nanstd(self.rewards)) if np.isfinite(self.rewards).any() else float("nan")
 
 
 @dataclass
@@ -133,8 +138,15 @@ def evaluate(
     step = 0
 
     def show(plan: Plan | None) -> None:
-        if watch is not None:
+        nonlocal watch
+        if watch is None:
+            return
+        try:
             frame = rows[0].env.render(film_size, film_size)
+        except Exception as error:  # a renderer may raise anything, and training must go on
+            logger.warning(f"the video stops here: a picture failed with {error!r}")
+            watch = None
+        else:
             watch(Moment(step, frame, rows[0].reward, plan))
 
     while not all(row.done for row in rows):
@@ -159,10 +171,12 @@ def evaluate(
             show(None)
         on_step(step)
     whole = [row for row in rows if row.error is None]
+    # an environment may speak of success only where there is one
+    judged = whole if any(row.success is not None for row in whole) else []
     return Evaluation(
         rewards=tuple(row.reward for row in rows),
-        successes=tuple(row.success for row in whole if row.success is not None),
-        successes_any=tuple(row.success_any for row in whole if row.success_any is not None),
+        successes=tuple(row.success or 0.0 for row in judged),
+        successes_any=tuple(row.success_any or 0.0 for row in judged),
         errors=tuple(row.error for row in rows if row.error is not None),
     )
 
@@ -216,7 +230,7 @@ class Evaluator:
         record: dict[str, Any] = {
             "env_step": env_step,
             "episode_reward": result.mean_reward,
-            "episode_reward_std": float(np.nanstd(result.rewards)),
+            "episode_reward_std": result.reward_std,
             "episodes": len(result.rewards) - len(result.errors),
         }
         if result.successes:
@@ -278,6 +292,15 @@ class Evaluator:
     def close(self) -> None:
         for env in self.envs:
             close_quietly(env)
+
+
+def refuse_unless_filmed(env: ControlEnv) -> None:
+    """Take one picture. Raises ConfigError if there is none."""
+    try:
+        env.reset(seed=0)
+        env.render(64, 64)
+    except Exception as error:  # the renderer may raise anything
+        raise ConfigError(f"the environment cannot be filmed: {error}") from error
 
 
 def close_quietly(env: ControlEnv) -> None:

@@ -37,7 +37,7 @@ def announce(
     disk = episode_bytes * -(-steps // spec.episode_length) + 3 * checkpoint_bytes
     logger.info(
         f"{spec.task} from {spec.modality}, mode {run.mode}, preset {run.preset}, "
-        f"seed {run.seed}, on {where}"
+        f"agent {run.agent}, seed {run.seed}, on {where}"
     )
     logger.info(
         f"{run.train_steps:,} env steps, action repeat {spec.action_repeat}, "

@@ -19,7 +19,7 @@ from difftori.compiling.compiler import Compiler
 from difftori.compiling.float32_matmul import set_tf32
 from difftori.config import Config, ConfigError, from_hydra, resolve_device
 from difftori.envs import ControlEnv, env_from_config
-from difftori.envs.rendering import prepare_rendering
+from difftori.envs.rendering import prepare_suite_rendering
 from difftori.learning.finite import NotFiniteError
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient_ways import plan_gradient_way
@@ -33,7 +33,7 @@ from difftori.planning.actor import Actor
 from difftori.replay import ReplayBuffer
 from difftori.training.allocator import keep_freed_memory
 from difftori.training.collector import Collector, EpisodeFailedError
-from difftori.training.evaluation import Evaluator
+from difftori.training.evaluation import Evaluator, refuse_unless_filmed
 from difftori.training.resources import announce, checkpoint_bytes
 from difftori.training.seeding import RandomStreams
 from difftori.training.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
@@ -81,7 +81,7 @@ def _prepare_process(config: Config) -> None:
     keep_freed_memory()
     if config.env.modality == "pixels" or config.evaluation.save_video:
         try:
-            prepare_rendering()
+            prepare_suite_rendering(config.env.suite)
         except RuntimeError as error:
             raise ConfigError(str(error)) from error
 
@@ -227,21 +227,17 @@ def _first_env(config: Config) -> tuple[ControlEnv, EnvSpec]:
     """The training environment. Raises ConfigError for what it cannot do."""
     try:
         env, spec = env_from_config(config.env)
+        for remark in env.examine():
+            logger.warning(remark)
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(str(error)) from error
-    if spec.episode_length <= config.learner.horizon:
+    if spec.episode_length <= config.learner.horizon and not spec.can_terminate:
         raise ConfigError(
             f"horizon={config.learner.horizon} needs episodes longer than that; those of "
             f"{spec.task} have {spec.episode_length} agent steps"
         )
-    if spec.modality == "pixels":
-        try:
-            env.reset(seed=0)
-        except Exception as error:  # the renderer may raise anything
-            raise ConfigError(
-                f"camera={config.env.camera} img_size={config.env.img_size}: "
-                f"{spec.task} cannot be filmed so: {error}"
-            ) from error
+    if spec.modality == "pixels" or config.evaluation.save_video:
+        refuse_unless_filmed(env)
     return env, spec
 
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from difftori.checkpoints.checkpoint import Checkpointer
@@ -72,10 +73,10 @@ class Trainer:
             CheckpointError: the end of the run could not be saved.
         """
         counters, train_steps = self.counters, self.config.run.train_steps
-        if not self.collector.replay_open_episode():
+        if not self.collector.replay_open_episode(counters):
             logger.warning(
-                "the environment does not repeat the interrupted episode exactly; "
-                "the run goes on, but not to the same bit"
+                "the environment does not repeat the interrupted episode exactly: it is dropped, "
+                "and the run goes on, but not to the same bit"
             )
         self.console.start(train_steps, "env steps", self._env_step)
         while counters.phase != "acting" or self.collector.open or self._env_step < train_steps:
@@ -123,21 +124,33 @@ class Trainer:
             if episode is not None:
                 self.console.advance(self._env_step)
                 self._keep(episode)
+            elif collector.open is not None and self._updates_while_acting:
+                for _ in range(self.config.run.updates_per_step):
+                    self._update(counters.agent_step - 1)
             self._safe_point()
 
     def _keep(self, episode: OpenEpisode) -> None:
         counters = self.counters
         self.buffer.add(episode.finish())
+        self.model.observe(torch.from_numpy(np.stack(episode.obs)))
         self._last_episode = episode.outcome()
         counters.episode += 1
         counters.dropped_in_a_row = 0
-        counters.updates_planned = counters.updates_left = self._updates_due(len(episode.reward))
+        length, each = len(episode.reward), self.config.run.updates_per_step
+        done = each * (length - 1) if self._updates_while_acting else 0
+        counters.updates_planned = each * self._agent_steps_to_learn_from(length)
+        counters.updates_left = counters.updates_planned - done
         counters.phase = "updating"
 
     # ---- learning
 
-    def _updates_due(self, episode_length: int) -> int:
-        """After the first planned episode the long block, later one update per agent step."""
+    @property
+    def _updates_while_acting(self) -> bool:
+        """Not in the first planned episode, whose updates are a long block at its end."""
+        return self.config.run.update_within_episode and self.counters.seed_block_done
+
+    def _agent_steps_to_learn_from(self, episode_length: int) -> int:
+        """Those of the episode; after the first planned one, those of the seed phase."""
         if not self.collector.is_planned(self.counters.episode_start_step):
             return 0
         if not self.counters.seed_block_done:
@@ -146,18 +159,11 @@ class Trainer:
         return episode_length
 
     def _update_block(self) -> None:
-        counters, config = self.counters, self.config.learner
+        counters, each = self.counters, self.config.run.updates_per_step
         self.console.phase("updating", counters.updates_planned)
         while counters.updates_left:
             done = counters.updates_planned - counters.updates_left
-            step = counters.episode_start_step + done
-            batch = self.buffer.sample(config.batch_size)
-            result = self.learner.update(batch, step)
-            if result.finite:
-                self.buffer.update_priorities(batch.index, result.priority)
-                self.averages.add(result.losses)
-            counters.update += 1
-            counters.update_step = step
+            self._update(counters.episode_start_step + done // each)
             counters.updates_left -= 1
             self.console.phase_step(done + 1)
             self._safe_point()
@@ -165,6 +171,16 @@ class Trainer:
                 self._save()
         self._log_episode()
         counters.phase = "evaluating"
+
+    def _update(self, step: int) -> None:
+        """One update of model and policy; ``step`` is the agent step it belongs to."""
+        batch = self.buffer.sample(self.config.learner.batch_size)
+        result = self.learner.update(batch, step)
+        if result.finite:
+            self.buffer.update_priorities(batch.index, result.priority)
+            self.averages.add(result.losses)
+        self.counters.update += 1
+        self.counters.update_step = step
 
     def _log_episode(self) -> None:
         counters = self.counters

@@ -1,6 +1,7 @@
 """The keys that evaluate.py and watch.py share, and what they mean."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,11 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from difftori.agent import Agent, load_agent
+from difftori.checkpoints.folder import read_config
 from difftori.config import ConfigError, one_line
 from difftori.envs import ControlEnv
-from difftori.envs.rendering import prepare_rendering
+from difftori.envs.rendering import prepare_suite_rendering
 from difftori.sections import Count, CountOrZero, FilmSize, FramesPerSecond, Section
-from difftori.training.evaluation import FILM_FPS, Evaluation, Moment, evaluate
+from difftori.training.evaluation import (
+    FILM_FPS,
+    Evaluation,
+    Moment,
+    evaluate,
+    refuse_unless_filmed,
+)
 from difftori.training.seeding import derive_seed
 
 FrameMaker = Callable[[Moment], np.ndarray]
@@ -57,10 +65,14 @@ class ViewOptions(Section):
             torch.set_num_threads(self.threads)
         if film:
             try:
-                prepare_rendering()
+                prepare_suite_rendering(read_config(self.run)["suite"])
             except RuntimeError as error:
                 raise ConfigError(str(error)) from error
-        return load_agent(self.run, self.checkpoint, self.device)
+        agent = load_agent(self.run, self.checkpoint, self.device)
+        if film:
+            with closing(agent.make_control_env()) as env:
+                refuse_unless_filmed(env)
+        return agent
 
     def evaluate(
         self,

@@ -62,7 +62,8 @@ def _run_episodes(options: ScoreOptions, agent: Agent, folder: Path, console: Co
     window, video = None, None
     with ExitStack() as stack:
         envs = [
-            stack.enter_context(closing(agent.make_env())) for _ in range(options.eval_episodes)
+            stack.enter_context(closing(agent.make_control_env()))
+            for _ in range(options.eval_episodes)
         ]
         fps = options.frame_rate(envs[0].seconds_per_step)
         if options.live:
@@ -120,7 +121,7 @@ def _write_score(options: ScoreOptions, agent: Agent, path: Path, result: Evalua
         "env_step": agent.trained.env_step,
         "seed": options.seed,
         "episode_reward": result.mean_reward if np.isfinite(result.mean_reward) else None,
-        "episode_reward_std": float(np.nanstd(result.rewards)),
+        "episode_reward_std": result.reward_std,
         "episode_rewards": rewards,
         "episode_success": _mean(result.successes),
         "episode_success_any": _mean(result.successes_any),

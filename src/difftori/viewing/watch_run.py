@@ -37,7 +37,7 @@ def watch_run(cfg: DictConfig) -> int:
         logger.info(f"loading {options.run}")
         agent = options.load_agent(film=True)
         console.phase("watching")
-        with closing(agent.make_env()) as env:
+        with closing(agent.make_control_env()) as env:
             fps = options.frame_rate(env.seconds_per_step)
             with closing(Window(agent.spec.task, fps)) as window:
                 return _show_episodes(options, agent, env, window)

@@ -1,0 +1,42 @@
+"""Whole runs of Gymnasium's environments: uneven episodes, failures, the folder's name."""
+
+from pathlib import Path
+
+import pytest
+
+from difftori.config import ConfigError
+from runs import fingerprint, records, run_debug, run_folder
+
+
+def test_the_folder_has_the_environments_name_and_kwargs_arrive(tmp_path: Path) -> None:
+    words = ("task=gym", "env_id=gymnasium_fakes:Walk-v0", "env_kwargs={start: 7.0}")
+    assert run_debug(tmp_path, "mode=default", *words) == 0
+    folder = tmp_path / "gymnasium_fakes-Walk-v0" / "state" / "default" / "default" / "1"
+    assert run_folder(tmp_path) == folder
+    assert len(records(folder, "train")) == 4
+
+
+@pytest.mark.parametrize("name", ["Falls", "RandomLength"])
+def test_a_resumed_run_of_uneven_episodes_ends_in_the_same_bytes(tmp_path: Path, name: str) -> None:
+    words = ("task=gym", f"env_id=gymnasium_fakes:{name}-v0", "mode=back_plan")
+    words += ("theseus_start_step=24", "eval_freq=40")
+    assert run_debug(tmp_path / "whole", *words, "train_steps=48") == 0
+    assert run_debug(tmp_path / "resumed", *words, "train_steps=30") == 0
+    assert run_debug(tmp_path / "resumed", *words, "train_steps=48") == 0
+    whole, resumed = run_folder(tmp_path / "whole"), run_folder(tmp_path / "resumed")
+    assert fingerprint(resumed) == fingerprint(whole)
+    assert all(0 <= r["episode_success"] <= 1 for r in records(whole, "eval"))
+
+
+def test_one_that_raises_is_dropped_and_redone(tmp_path: Path) -> None:
+    assert run_debug(tmp_path, "task=gym", "env_id=gymnasium_fakes:Raises-v0") == 0
+    assert records(run_folder(tmp_path), "train")[-1]["episodes_dropped"] > 0
+
+
+def test_the_environment_must_be_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="task=gym needs an environment: env_id="):
+        run_debug(tmp_path, "task=gym")
+    with pytest.raises(ConfigError, match="env_id=Walk-v0 needs task=gym"):
+        run_debug(tmp_path, "env_id=Walk-v0")
+    with pytest.raises(ConfigError, match="env_kwargs is for Gymnasium's environments"):
+        run_debug(tmp_path, "env_kwargs={a: 1}")
