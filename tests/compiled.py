@@ -18,18 +18,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from builders import AFTER_SCHEDULES, generators, random_batch, random_obs, tiny_config, tiny_model
 from difftori.compiling.compiler import EAGER, Compiler
+from difftori.config import Config
 from difftori.learning import losses
 from difftori.learning.learner import Learner
 from difftori.planning.actor import Actor
 from parity import StrictCompiler
 
 CONFIG = tiny_config("mode=back_plan", horizon=2, max_iterations=4, backward_num_iterations=2)
+TRUST_REGION = tiny_config(
+    "mode=back_plan", horizon=2, optimizer="trust_region", trust_region_iterations=3
+)
+"""more iterations would let the last digits grow"""
 
 
-def plan(compiler: Compiler) -> list[Tensor]:
+def plan(compiler: Compiler, config: Config = CONFIG) -> list[Tensor]:
     """The actions, and the gradient of the loss on them."""
-    model, obs = tiny_model(CONFIG), random_obs(2)
-    planned = Actor(model, CONFIG, compiler).act(
+    model, obs = tiny_model(config), random_obs(2)
+    planned = Actor(model, config, compiler).act(
         obs,
         episode_start_step=AFTER_SCHEDULES,
         update_step=0,
@@ -40,7 +45,12 @@ def plan(compiler: Compiler) -> list[Tensor]:
     )
     assert planned.differentiable_action is not None
     loss = losses.plan_loss(model, obs, planned.differentiable_action).sum()
-    return [planned.action, *torch.autograd.grad(loss, model.plan_parameters())]
+    gradients = torch.autograd.grad(loss, model.plan_parameters(), materialize_grads=True)
+    return [planned.action, *gradients]
+
+
+def trust_region(compiler: Compiler) -> list[Tensor]:
+    return plan(compiler, TRUST_REGION)
 
 
 def learn(compiler: Compiler) -> list[Tensor]:
@@ -72,6 +82,7 @@ def main() -> None:
         backends[" by the real compiler"] = "inductor"
     for by, backend in backends.items():
         compare("plan" + by, plan, backend=backend)
+        compare("trust region" + by, trust_region, backend=backend)
         compare("update" + by, learn, backend=backend)
 
 

@@ -41,7 +41,8 @@ def calls(path: Path) -> list[ast.Call]:
 
 def test_only_the_solvers_import_theseus() -> None:
     users = {str(path.relative_to(SRC)) for path in FILES if "theseus" in imported(path)}
-    assert users == {f"difftori/planning/{name}.py" for name in ("theseus_lm", "published_solver")}
+    solvers = ("plan_layer", "theseus_lm", "published_solver", "trust_region")
+    assert users == {f"difftori/planning/{name}.py" for name in solvers}
 
 
 @pytest.mark.parametrize("name", PURE)

@@ -48,7 +48,7 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    """``tf32`` is younger than some runs, which can still be evaluated."""
+    """The keys with a default here are younger than some runs, which can still be evaluated."""
 
     task: str
     modality: Literal["state", "pixels"]
@@ -73,7 +73,7 @@ class RunConfig(Section):
     updates_per_step: Count = 1
     update_within_episode: bool = False
     max_nonfinite: Count
-    max_failed_episodes: Count
+    max_failed_episodes: Count = 50
 
     @property
     def folder(self) -> Path:
@@ -159,36 +159,59 @@ class MppiConfig(Section):
 
 
 class TrajectoryConfig(Section):
-    """``gradient`` is younger than some runs, which can still be evaluated."""
+    """The keys with a default here are younger than some runs, which can still be evaluated."""
 
     max_iterations: Count
     step_size: Positive
     damping: NonNegative
     value_offset: Finite
     rel_err_tolerance: NonNegative
-    backward_mode: Literal["truncated", "unroll"]
+    backward_mode: Literal["truncated", "unroll", "implicit"]
     backward_num_iterations: Count
+    optimizer: Literal["published", "trust_region"] = "published"
+    trust_region_iterations: Count = 8
+    num_starts: Count = 2
+    num_candidates: CountOrZero = 0
+    bound_softness: NonNegative = 0.01
     solver: Literal["residual", "published"]
     gradient: Literal["adjoint", "autograd"] = "adjoint"
     first_guess_noise: Literal["explore", "always", "never"]
-    explore_noise: NonNegative
+    explore_noise: ScheduleField | None
+    std_schedule: ScheduleField = Schedule(0.05, 0.05, 0)
     min_std: NonNegative
     discount: Share
 
+    def exploration_std(self, update_step: int) -> float:
+        """Of the noise on an optimized action; ``explore_noise: null`` is each optimizer's own."""
+        if self.explore_noise is not None:
+            return self.explore_noise(update_step)
+        return self.std_schedule(update_step) if self.optimizer == "trust_region" else 0.0
+
+    @model_validator(mode="after")
+    def _explain_backward_modes(self) -> "TrajectoryConfig":
+        mode, offered = self.backward_mode, BACKWARD_MODES[self.optimizer]
+        if mode not in offered:
+            raise ValueError(
+                f"backward_mode={mode} does not go with optimizer={self.optimizer}: "
+                f"{_NOT_OFFERED[mode]}; use {' or '.join(offered)}"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
-    def _explain_backward_modes(cls, data: Any) -> Any:
-        mode = data.get("backward_mode") if isinstance(data, Mapping) else None
-        if isinstance(mode, str) and mode in _REFUSED_BACKWARD_MODES:
+    def _explain_dlm(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("backward_mode") == "dlm":
             raise ValueError(
-                f"backward_mode={mode} {_REFUSED_BACKWARD_MODES[mode]}; use truncated or unroll"
+                "backward_mode=dlm cannot see the model's weights, which the cost closes over; "
+                "use truncated or unroll"
             )
         return data
 
 
-_REFUSED_BACKWARD_MODES = {
-    "implicit": "takes one undamped Gauss-Newton step, which is noise for a rank-one Hessian",
-    "dlm": "cannot see the model's weights, which the cost closes over",
+BACKWARD_MODES = {"published": ("truncated", "unroll"), "trust_region": ("truncated", "implicit")}
+_NOT_OFFERED = {
+    "implicit": "it takes one undamped Gauss-Newton step, which is noise for a rank-one Hessian",
+    "unroll": "its starts are found without a graph",
 }
 
 

@@ -85,8 +85,8 @@ class Plan:
 
     action: Float[Tensor, "B A"]
     """first action to execute, detached"""
-    carry: Float[Tensor, "B H A"] | None = None
-    """what the planner wants back at the next step of the same episode"""
+    carry: Float[Tensor, "B *C"] | None = None
+    """what the planner wants back at the next step of the same episode, in a form of its own"""
     differentiable_action: Float[Tensor, "B A"] | None = None
     """first action of the last iterate, unclipped, with its graph"""
     finite: Bool[Tensor, "B"] | None = None

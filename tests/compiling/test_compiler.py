@@ -27,7 +27,7 @@ def comparisons() -> dict[str, dict[str, float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["", " by the real compiler"])
-@pytest.mark.parametrize("name", ["plan", "update"])
+@pytest.mark.parametrize("name", ["plan", "trust region", "update"])
 def test_compiled_equals_eager_in_graphs_without_breaks(
     comparisons: dict[str, dict[str, float]], name: str, by: str
 ) -> None:

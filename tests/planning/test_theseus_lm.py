@@ -12,7 +12,7 @@ from torch import Tensor
 
 from builders import tiny_config, tiny_model
 from difftori.model.world_model import WorldModel
-from difftori.planning import theseus_lm
+from difftori.planning.plan_layer import PlanCost
 from difftori.planning.published_solver import PublishedSolver
 from difftori.planning.solution import ReturnFunction
 from difftori.planning.theseus_lm import (
@@ -189,7 +189,7 @@ def test_the_solver_keeps_no_graph_of_a_finished_plan(double_model: WorldModel) 
     guess, z = problem(double_model)
     solver = TrajectorySolver(model_return(double_model), OPTIONS)
     solver.solve(guess, z.requires_grad_())
-    for layer in solver._layers.values():
+    for layer in solver._layers._layers.values():
         variables = {**layer.objective.optim_vars, **layer.objective.aux_vars}
         assert not any(variable.tensor.requires_grad for variable in variables.values())
 
@@ -218,7 +218,7 @@ def test_every_iteration_goes_through_theseus(
     count(LevenbergMarquardt, "_optimize_impl")
     count(th.LevenbergMarquardt, "compute_delta")
     count(ResidualSpaceSolver, "solve")
-    count(theseus_lm.PlanCost, "jacobians")
+    count(PlanCost, "jacobians")
     count(th.CholeskyDenseSolver, "solve")
     guess, z = problem(double_model)
     options = replace(OPTIONS, backward_mode=mode)

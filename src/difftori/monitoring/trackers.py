@@ -15,6 +15,7 @@ PANEL = (
     "plan_return_before",
     "plan_return_after",
     "plan_return_gain",
+    "plan_gradient_norm",
     "share_at_bound",
     "share_zero_gradients",
     "grad_norm_a",

@@ -12,8 +12,15 @@ from difftori.config import Config
 from difftori.model.world_model import WorldModel
 from difftori.planning import noise
 from difftori.planning.mppi import MppiPlanner
+from difftori.planning.multi_start import MultiStartPlanner
 from difftori.planning.trajectory import TrajectoryPlanner
 from difftori.types import Plan
+
+OPTIMIZERS: dict[str, type[TrajectoryPlanner | MultiStartPlanner]] = {
+    "published": TrajectoryPlanner,
+    "trust_region": MultiStartPlanner,
+}
+"""by the key ``optimizer``"""
 
 
 class Actor:
@@ -23,7 +30,8 @@ class Actor:
         self._model = model
         self._config = config.actor
         self._mppi = MppiPlanner(model, config.mppi)
-        self._trajectory = TrajectoryPlanner(model, config.trajectory, compiler)
+        optimized = OPTIMIZERS[config.trajectory.optimizer]
+        self._trajectory = optimized(model, config.trajectory, compiler)
 
     def planner_at(self, episode_start_step: int) -> str:
         """Name of the planner for an episode that begins at this agent step."""
@@ -42,7 +50,7 @@ class Actor:
         *,
         episode_start_step: int,
         update_step: int,
-        carry: Float[Tensor, "B H A"] | None,
+        carry: Float[Tensor, "B *C"] | None,
         explore: bool,
         generators: Sequence[torch.Generator],
         differentiate: bool = False,
@@ -53,7 +61,8 @@ class Actor:
         Args:
             episode_start_step: agent step at which the episode began; it decides planner and
                 horizon.
-            update_step: step of the last model update; it decides the sampling planner's std.
+            update_step: step of the last model update; it decides the std of the sampling
+                planner and of the exploration noise.
             carry: of the last step of the same episode, None at its start.
             explore: add the planner's exploration noise.
             generators: one for each row.
@@ -78,6 +87,8 @@ class Actor:
                 horizon=horizon,
                 explore=explore,
                 generators=generators,
+                update_step=update_step,
+                carry=carry,
                 differentiate=differentiate,
             )
         return self._executable(plan)

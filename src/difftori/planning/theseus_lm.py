@@ -7,9 +7,6 @@ the same step is had without a factorization, in the residual's space:
     δ = −Jᵀ (J Jᵀ + λ)⁻¹ r,        a ← a + s δ
 
 which is one division and cannot fail while J and r are finite.
-
-Theseus: Pineda et al., "Theseus: A Library for Differentiable Nonlinear Optimization",
-NeurIPS 2022, arXiv 2207.09442.
 """
 
 from dataclasses import dataclass
@@ -19,10 +16,11 @@ import numpy as np
 import theseus as th
 import torch
 from jaxtyping import Bool, Float, Int
-from theseus.optimizer import Linearization, OptimizerInfo
+from theseus.optimizer import OptimizerInfo
 from theseus.optimizer.linear import LinearSolver
 from torch import Tensor
 
+from difftori.planning.plan_layer import PlanLayers, ResidualLinearization
 from difftori.planning.solution import (
     GradientFunction,
     ReturnFunction,
@@ -33,73 +31,6 @@ from difftori.planning.solution import (
 
 LOOK_EVERY = 10
 """iterations between looks at whether all rows have stopped, where a look waits for the device"""
-
-
-class PlanCost(th.CostFunction):
-    """r(a) = c − G(a, z), with its Jacobian from one forward and one gradient.
-
-    The Jacobian carries a graph when gradients are enabled, so that a loss on an iterate can
-    be differentiated through the steps.
-    """
-
-    def __init__(
-        self,
-        return_fn: ReturnFunction,
-        gradient_fn: GradientFunction,
-        actions: th.Vector,
-        latent: th.Variable,
-        offset: float,
-    ) -> None:
-        weight = th.ScaleCostWeight(actions.tensor.new_ones(1, 1))
-        super().__init__(weight, name="plan_cost")
-        self.actions = actions
-        self.latent = latent
-        self.register_optim_vars(["actions"])
-        self.register_aux_vars(["latent"])
-        self._return_fn = return_fn
-        self._gradient_fn = gradient_fn
-        self._offset = offset
-
-    def dim(self) -> int:
-        return 1
-
-    def error(self) -> Float[Tensor, "B 1"]:
-        return self._offset - self._return_fn(self.actions.tensor, self.latent.tensor)
-
-    def jacobians(self) -> tuple[list[Float[Tensor, "B 1 D"]], Float[Tensor, "B 1"]]:
-        G, gradient = self._gradient_fn(self.actions.tensor, self.latent.tensor)
-        return [-gradient.unsqueeze(1)], self._offset - G
-
-    def _copy_impl(self, new_name: str | None = None) -> "PlanCost":
-        actions, latent = self.actions.copy(), self.latent.copy()
-        return PlanCost(self._return_fn, self._gradient_fn, actions, latent, self._offset)
-
-
-class ResidualLinearization(Linearization):
-    """J and r of the one scalar residual, and no products of them."""
-
-    J: Float[Tensor, "B D"]
-    r: Float[Tensor, "B 1"]
-
-    def _linearize_jacobian_impl(self) -> None:
-        (cost,) = self.objective._get_jacobians_iter()
-        (jacobian,), self.r = cost.jacobians()  # the cost's weight is 1
-        self.J = jacobian.squeeze(1)
-
-    def _linearize_hessian_impl(self, _detach_hessian: bool = False) -> None:
-        self._linearize_jacobian_impl()
-
-    def _ata_impl(self) -> Tensor:
-        return self.J.unsqueeze(2) * self.J.unsqueeze(1)
-
-    def _atb_impl(self) -> Tensor:
-        return (-self.J * self.r).unsqueeze(2)
-
-    def Av(self, v: Tensor) -> Tensor:  # noqa: N802, Theseus's name
-        return (self.J * v).sum(dim=1, keepdim=True)
-
-    def diagonal_scaling(self, v: Tensor) -> Tensor:
-        return v * self.J.square()
 
 
 def residual_space_step(
@@ -243,10 +174,7 @@ class LevenbergMarquardt(th.LevenbergMarquardt):
 
 
 class TrajectorySolver:
-    """max_a G(a, z) from a first guess, by our own insides of the Theseus layer.
-
-    One layer is built for each length of the plan and used for every batch of that length.
-    """
+    """max_a G(a, z) from a first guess, by our own insides of the Theseus layer."""
 
     def __init__(
         self,
@@ -260,40 +188,27 @@ class TrajectorySolver:
         ``optimizer`` works on a ``PlanCost`` by a ``ResidualSpaceSolver`` and hands back a
         ``PlanInfo``.
         """
-        self._return_fn = return_fn
-        self._gradient_fn = gradient_fn or autograd_gradient(return_fn)
         self._options = options
-        self._optimizer = optimizer
-        self._layers: dict[tuple[int, int, torch.dtype, torch.device], th.TheseusLayer] = {}
+        self._layers = PlanLayers(
+            return_fn,
+            gradient_fn or autograd_gradient(return_fn),
+            optimizer=optimizer,
+            linear_solver=ResidualSpaceSolver,
+            offset=options.value_offset,
+            **options.optimizer_arguments(),
+        )
 
     def solve(self, first_guess: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]) -> Solution:
         """Optimize B plans; ``last`` has a graph to z and the weights if gradients are on."""
-        layer = self._layer(first_guess, z)
-        inputs = {"actions": first_guess.detach(), "latent": z}
-        values, info = layer.forward(inputs, optimizer_kwargs=self._options.solve_arguments())
-        # The layer outlives the plan; the plan's graph should not.
-        layer.objective.update({"actions": first_guess.detach(), "latent": z.detach()})
+        last, info = self._layers.forward(
+            first_guess.detach(), z, **self._options.solve_arguments()
+        )
         trace, offset = cast(PlanInfo, info).trace, self._options.value_offset
         return Solution(
-            last=values["actions"],
+            last=last,
             best=trace.best,
             iterations=trace.iterations,
             first_return=offset - trace.first_residual,
             best_return=offset - trace.best_residual,
-            solved=torch.isfinite(values["actions"].detach().sum(1) + trace.best_residual),
+            solved=torch.isfinite(last.detach().sum(1) + trace.best_residual),
         )
-
-    def _layer(self, actions: Tensor, z: Tensor) -> th.TheseusLayer:
-        key = (actions.shape[1], z.shape[1], actions.dtype, actions.device)
-        if key not in self._layers:
-            actions_var = th.Vector(tensor=torch.zeros_like(actions), name="actions")
-            latent_var = th.Variable(tensor=torch.zeros_like(z), name="latent")
-            offset = self._options.value_offset
-            cost = PlanCost(self._return_fn, self._gradient_fn, actions_var, latent_var, offset)
-            objective = th.Objective(dtype=actions.dtype)
-            objective.to(device=actions.device)
-            objective.add(cost)
-            arguments = self._options.optimizer_arguments()
-            optimizer = self._optimizer(objective, ResidualSpaceSolver, **arguments)
-            self._layers[key] = th.TheseusLayer(optimizer, vectorize=False)
-        return self._layers[key]

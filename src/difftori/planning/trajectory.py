@@ -42,13 +42,16 @@ class TrajectoryPlanner:
         horizon: int,
         explore: bool,
         generators: Sequence[torch.Generator],
+        update_step: int = 0,
+        carry: Tensor | None = None,
         differentiate: bool = False,
     ) -> Plan:
         """Plan for B observations ``[B, *O]``, each with its own generator of noise.
 
         With ``differentiate``, ``differentiable_action`` is the last iterate's first action,
         raw, with a graph to encoder, dynamics, reward and latent critics; the action to execute
-        is the best iterate's, detached.
+        is the best iterate's, detached. ``update_step`` decides the exploration noise; every
+        plan begins anew, whatever the ``carry``.
         """
         with torch.set_grad_enabled(differentiate):
             z = self._model.encode(obs)
@@ -57,8 +60,9 @@ class TrajectoryPlanner:
         action_dim = self._model.action_dim
         best = unflatten(solution.best, action_dim)
         action = best[0]
-        if explore and self._config.explore_noise > 0:
-            action = action + self._config.explore_noise * normal(action.shape[1:], generators)
+        explore_std = self._config.exploration_std(update_step) if explore else 0.0
+        if explore_std > 0:
+            action = action + explore_std * normal(action.shape[1:], generators)
         stats = {
             "plan_iterations": solution.iterations.float(),
             "plan_return_before": solution.first_return,

@@ -1,0 +1,122 @@
+"""The second differentiable planner: the best of several starts by a trust region in the box."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difftori.compiling.compiler import EAGER, Compiler
+from difftori.model.world_model import WorldModel
+from difftori.planning import noise
+from difftori.planning.fast_gradient import gradient_function
+from difftori.planning.returns import plan_return, policy_rollout
+from difftori.planning.solution import flatten, unflatten
+from difftori.planning.starts import best_candidates, samples, shifted
+from difftori.planning.trust_region_solver import TrustRegionOptions, TrustRegionSolver
+from difftori.sections import TrajectoryConfig
+from difftori.types import Plan
+
+
+class MultiStartPlanner:
+    """max_a G(a) over the box, from the policy's rollout, the last plan and samples around it."""
+
+    def __init__(
+        self, model: WorldModel, config: TrajectoryConfig, compiler: Compiler = EAGER
+    ) -> None:
+        self._model = model
+        self._config = config
+        options = TrustRegionOptions(
+            iterations=config.trust_region_iterations,
+            backward_mode=config.backward_mode,
+            backward_num_iterations=config.backward_num_iterations,
+            bound_softness=config.bound_softness,
+        )
+        gradient = gradient_function(model, config, compiler)
+        self._solver = TrustRegionSolver(self._return, options, gradient)
+
+    def plan(
+        self,
+        obs: Tensor,
+        *,
+        horizon: int,
+        explore: bool,
+        generators: Sequence[torch.Generator],
+        update_step: int = 0,
+        carry: Float[Tensor, "B C"] | None = None,
+        differentiate: bool = False,
+    ) -> Plan:
+        """Plan for B observations ``[B, *O]``, each with its own generator of noise.
+
+        With ``differentiate``, ``differentiable_action`` is the winner's first action with a
+        graph to encoder, dynamics, reward and latent critics. ``carry`` is the last step's in
+        the same episode, None at its start: its plan and its curvature. ``update_step`` decides
+        the exploration noise.
+        """
+        action_dim = self._model.action_dim
+        with torch.set_grad_enabled(differentiate):
+            z = self._model.encode(obs)
+            with torch.no_grad():
+                policy_plan = flatten(policy_rollout(self._model, z, horizon))
+                last_plan, curvature = _unpack(carry, policy_plan.shape[1])
+                starts = self._starts(policy_plan, last_plan, z, generators)
+            solution = self._solver.solve(starts, z, curvature)
+        best = unflatten(solution.best, action_dim)
+        action = best[0]
+        explore_std = self._config.exploration_std(update_step) if explore else 0.0
+        if explore_std > 0:
+            action = action + explore_std * noise.normal(action.shape[1:], generators)
+        return Plan(
+            action=action,
+            carry=_pack(solution.best, solution.curvature),
+            differentiable_action=unflatten(solution.last, action_dim)[0]
+            if differentiate
+            else None,
+            finite=solution.solved & torch.isfinite(action).all(dim=1),
+            actions=best,
+            first_guess=unflatten(policy_plan, action_dim),
+            stats={
+                "plan_iterations": solution.iterations.float(),
+                "plan_return_before": solution.first_return,
+                "plan_return_after": solution.best_return,
+                "plan_return_gain": solution.best_return - solution.first_return,
+                "plan_gradient_norm": solution.gradient_norm,
+                "plan_share_at_bound": solution.at_bound,
+            },
+        )
+
+    def _starts(
+        self,
+        policy_plan: Float[Tensor, "B D"],
+        last_plan: Float[Tensor, "B D"] | None,
+        z: Float[Tensor, "B Z"],
+        generators: Sequence[torch.Generator],
+    ) -> Float[Tensor, "B K D"]:
+        config, candidates = self._config, [policy_plan.unsqueeze(1)]
+        if last_plan is not None:
+            last_plan = shifted(last_plan, policy_plan, self._model.action_dim)
+            candidates.append(last_plan.unsqueeze(1))
+        if config.num_candidates > 0:
+            center = policy_plan if last_plan is None else last_plan
+            candidates.append(samples(center, config.num_candidates, generators))
+        return best_candidates(self._return, torch.cat(candidates, dim=1), z, config.num_starts)
+
+    def _return(
+        self, flat_actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]
+    ) -> Float[Tensor, "B 1"]:
+        actions = unflatten(flat_actions, self._model.action_dim)
+        return plan_return(self._model, z, actions, self._config.discount)
+
+
+def _pack(plan: Float[Tensor, "B D"], curvature: Float[Tensor, "B D D"]) -> Float[Tensor, "B C"]:
+    """A row that went wrong must not spoil the next steps of its episode."""
+    carry = torch.cat([plan, curvature.flatten(1)], dim=1)
+    return torch.where(torch.isfinite(carry).all(dim=1, keepdim=True), carry, 0.0)
+
+
+def _unpack(
+    carry: Float[Tensor, "B C"] | None, dim: int
+) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "B D D"] | None]:
+    if carry is None:
+        return None, None
+    return carry[:, :dim], carry[:, dim:].unflatten(1, (dim, dim))

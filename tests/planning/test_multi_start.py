@@ -1,0 +1,76 @@
+"""The planner around the trust region keeps the promises of the first one."""
+
+import pytest
+import torch
+
+from builders import generators, random_obs, tiny_config, tiny_model
+from difftori.planning.multi_start import MultiStartPlanner
+from difftori.planning.returns import plan_return
+
+
+def config(**keys: object) -> object:
+    return tiny_config(
+        "mode=back_plan", optimizer="trust_region", num_candidates=4, num_starts=3, **keys
+    )
+
+
+@pytest.mark.parametrize("mode", ["truncated", "implicit"])
+def test_plans_learn_and_rows_are_independent(mode: str) -> None:
+    tiny = config(backward_mode=mode)
+    model, obs = tiny_model(tiny), random_obs(3)
+    planner = MultiStartPlanner(model, tiny.trajectory)
+    other = torch.cat([obs[:1], random_obs(2, seed=5)])
+    plans = []
+    for batch in (obs, other):
+        carry = None
+        for _ in range(2):
+            plan = planner.plan(
+                batch,
+                horizon=3,
+                explore=False,
+                generators=generators(3),
+                carry=carry,
+                differentiate=True,
+            )
+            carry = plan.carry
+        plans.append(plan)
+    assert torch.equal(plans[0].action[0], plans[1].action[0])
+    assert torch.equal(plans[0].differentiable_action[0], plans[1].differentiable_action[0])
+    assert plans[0].finite.all()
+    assert plans[0].actions.abs().max() <= 1
+    G = plan_return(model, model.encode(obs), plans[0].actions, tiny.trajectory.discount)
+    torch.testing.assert_close(plans[0].stats["plan_return_after"], G.squeeze(1))
+    assert (plans[0].stats["plan_return_gain"] >= 0).all()
+    loss = plans[0].differentiable_action.sum()
+    gradients = torch.autograd.grad(loss, model.plan_parameters(), allow_unused=True)
+    assert all(g is None or g.isfinite().all() for g in gradients)
+    assert sum(float(g.norm()) for g in gradients if g is not None) > 0
+
+
+@pytest.mark.parametrize("place", ["_dynamics", "_reward", "_Q1", "_pi", "_encoder"])
+@pytest.mark.parametrize("mode", ["truncated", "implicit"])
+def test_weights_that_are_not_finite_are_a_status(place: str, mode: str) -> None:
+    tiny = config(backward_mode=mode)
+    model = tiny_model(tiny)
+    with torch.no_grad():
+        getattr(model, place)[0].weight[0, 0] = torch.nan
+    plan = MultiStartPlanner(model, tiny.trajectory).plan(
+        random_obs(2), horizon=3, explore=True, generators=generators(2), differentiate=True
+    )
+    assert not plan.finite.any()
+    assert plan.carry.isfinite().all()
+
+
+def test_exploration_noise_follows_the_sampling_planners_schedule() -> None:
+    tiny = config(std_schedule="linear(0.5, 0.1, 100)")
+    assert tiny.trajectory.exploration_std(0) == 0.5
+    assert tiny.trajectory.exploration_std(100) == pytest.approx(0.1)
+    assert tiny_config().trajectory.exploration_std(0) == 0.0
+    assert config(explore_noise=0.3).trajectory.exploration_std(0) == 0.3
+
+
+def test_modes_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="unroll does not go with optimizer=trust_region"):
+        config(backward_mode="unroll")
+    with pytest.raises(ValueError, match="implicit does not go with optimizer=published"):
+        tiny_config(backward_mode="implicit")

@@ -1,0 +1,45 @@
+"""The steps of the trust region, and where it begins."""
+
+import pytest
+import torch
+from box_problems import CURVATURE, latents
+
+from builders import generators
+from difftori.planning.quasi_newton import damped_bfgs, definite_block, free_coordinates
+from difftori.planning.starts import best_candidates, samples, shifted
+
+
+def test_bfgs_satisfies_the_secant_equation_and_stays_definite() -> None:
+    step, change = latents(5, 1.0), latents(5, 1.0) @ CURVATURE
+    known = torch.tensor([True, True, True, False, False])
+    start = torch.eye(4, dtype=torch.float64).expand(5, 4, 4) * known[:, None, None]
+    updated, now_known = damped_bfgs(start, known, step, change)
+    assert now_known.all()
+    torch.testing.assert_close((updated @ step.unsqueeze(2)).squeeze(2), change)
+    against, _ = damped_bfgs(updated, now_known, step, -change)
+    assert torch.linalg.eigvalsh(against).min() > 0
+
+
+def test_free_coordinates_are_those_whose_gradient_does_not_leave_the_box() -> None:
+    actions = torch.tensor([[1.0, 1.0, -1.0, -1.0, 0.99, 0.0]])
+    gradient = torch.tensor([[1.0, -1.0, 1.0, -1.0, 5.0, 0.0]])
+    expected = [[False, True, True, False, True, True]]
+    assert free_coordinates(actions, gradient).tolist() == expected
+
+
+def test_the_free_block_is_made_definite_by_itself() -> None:
+    matrix = torch.tensor([[[-2.0, 5.0], [5.0, 1.0]], [[-2.0, 0.0], [0.0, 1.0]]])
+    free = torch.tensor([[True, False], [True, True]])
+    expected = torch.diag(torch.tensor([2.0, 1.0])).expand(2, 2, 2)
+    torch.testing.assert_close(definite_block(matrix, free), expected)
+    assert definite_block(torch.full((1, 2, 2), torch.nan), free[:1]).isnan().all()
+
+
+def test_candidates() -> None:
+    plan = torch.arange(6.0).unsqueeze(0) / 10
+    assert shifted(plan, -plan, 2).tolist() == torch.cat([plan[:, 2:], -plan[:, -2:]], 1).tolist()
+    drawn = samples(plan, 200, generators(1))
+    assert drawn.abs().max() == 1
+    candidates = torch.tensor([[[0.9], [0.1], [torch.nan], [0.2]]])
+    kept = best_candidates(lambda a, z: -a.abs(), candidates, torch.zeros(1, 1), 3)
+    assert kept.flatten().tolist() == pytest.approx([0.9, 0.1, 0.2])
