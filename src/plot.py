@@ -26,14 +26,13 @@ def main() -> None:
         cli.fail(str(error))
     try:
         # matplotlib, pandas and scipy are loaded after --help and typos
-        from difftori.report.pages import Request, write_all
+        from difftori.report.pages import write_all
         from difftori.report.published import PublishedError
     except ModuleNotFoundError as error:
         cli.fail(f"pictures need {error.name}: pip install -r requirements.txt")
-    print(f"{len(folders)} run{'' if len(folders) == 1 else 's'}")
     options = {name: value for name, value in vars(arguments).items() if name != "runs"}
     try:
-        paths = write_all(Request(folders, **options))
+        paths = write_all(folders, **options)
     except (RunFolderError, PublishedError) as error:
         cli.fail(str(error))
     except OSError as error:
@@ -47,10 +46,10 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Runs are grouped by task, modality, mode and exp_name. Runs that go on are read "
-        "as they are:\nfrom where a seed has no value yet, a curve is dotted and has no interval.",
+        "as they are:\nfrom where a seed has no value yet, a curve has no interval.",
     )
     add = parser.add_argument
-    add("runs", nargs="+", help="run folders, folders above them, or globs; LABEL=… names an arm")
+    add("runs", nargs="+", help="run folders, folders above them, or globs; LABEL=… groups them")
     add("--metric", choices=("mean", "iqm"), default="mean", help="over seeds (default: mean)")
     add(
         "--out", type=Path, default=Path("results/figures"), metavar="FOLDER",
@@ -62,36 +61,28 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--published", type=Path, metavar="FILE",
-        help="CSV file of curves to overlay: method, task, modality, env_step, mean and, where "
-        "they are known, std, n_seeds, source",
+        help="CSV file of curves to overlay: method, task, modality, env_step, mean",
     )  # fmt: skip
     add(
         "--published-methods", type=_names, default=(), metavar="A,B",
         help="only these methods of the file, in this order; patterns like 'TD-MPC*' work",
     )  # fmt: skip
-    add("--until", type=_step, metavar="STEPS", help="env step at which the axes end, as 500k")
     add("--drop-short", action="store_true", help="leave out seeds that are not at their end")
-    add("--free-y", action="store_true", help="let each axis end at its own largest value")
     return parser
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _steps(text: str) -> tuple[int, ...]:
-    return tuple(sorted({_step(part) for part in text.split(",")}))
-
-
-def _step(text: str) -> int:
-    unit = {"k": 1e3, "M": 1e6}.get(text[-1:], 1)
+    units = {"k": 1_000, "M": 1_000_000}
     try:
-        steps = int(float(text.rstrip("kM")) * unit)
+        return tuple(
+            int(float(part.rstrip("kM")) * units.get(part[-1:], 1)) for part in text.split(",")
+        )
     except ValueError:
-        steps = 0
-    if steps <= 0:
-        raise argparse.ArgumentTypeError(f"expected a number of env steps like 500k, got '{text}'")
-    return steps
+        raise argparse.ArgumentTypeError(f"expected env steps like 20k,50k, got '{text}'") from None
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ python src/status.py logs/cup-catch --json
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from difftori import cli
@@ -20,22 +21,19 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="a list with an object for each run")
     options = parser.parse_args()
 
-    from difftori.report.run_state import find_begun_or_queued, listed_slurm_jobs, read_state
+    from difftori.report.folders import walk_runs
+    from difftori.report.run_state import listed_slurm_jobs, read_state
     from difftori.report.run_table import show
 
-    if not options.folder.exists():
-        cli.fail(f"{options.folder} does not exist; a study makes it within its first seconds")
-    if not options.folder.is_dir():
-        cli.fail(f"{options.folder} is not a folder")
-    folders = find_begun_or_queued(options.folder)
+    folders = list(walk_runs(options.folder))
     if not folders:
         cli.fail(f"there are no runs in {options.folder}")
     jobs = listed_slurm_jobs()
     runs = [read_state(folder, jobs) for folder in folders]
     if options.json:
-        print(json.dumps([run.as_json() for run in runs], indent=1, allow_nan=False))
+        print(json.dumps([asdict(run) for run in runs], indent=1, default=str))
     else:
-        show(runs)
+        show(runs, options.folder)
     return 0
 
 

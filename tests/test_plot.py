@@ -32,17 +32,17 @@ def test_pictures_and_tables_are_written_and_named(tmp_path: Path) -> None:
         "suite: dmcontrol, train_steps: 20, eval_freq: 10}"
     )
     (folder / "eval.csv").write_text("env_step,episode_reward,episode_success\n10,5.0,\n20,7.0,\n")
-    options = ("--metric", "iqm", "--until", "1k", "--at", "15,9k")
+    options = ("--metric", "iqm", "--at", "15,9k")
     done = plot(f"our arm={folder}", "--out", f"{tmp_path}/out", *options)
     assert done.returncode == 0, done.stderr
     page = tmp_path / "out/returns-dmcontrol-state.md"
     assert str(page) in done.stdout.splitlines()
-    assert "| task | env steps | our arm |" in page.read_text()
+    assert "| task | env_step | our arm |" in page.read_text()
     assert "| cup-catch | 15 | 6 |" in page.read_text()
 
 
 def test_a_word_that_is_no_number_of_steps_is_refused(tmp_path: Path) -> None:
-    done = plot(f"{tmp_path}", "--until", "soon")
+    done = plot(f"{tmp_path}", "--at", "soon")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: argument --until: expected a number of env steps like 500k")
+    assert line.startswith("error: argument --at: expected env steps like 20k,50k")

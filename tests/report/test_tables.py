@@ -1,44 +1,13 @@
 """Runs meet on one grid, and no value is made up outside of what was evaluated."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
 
 import numpy as np
 import pandas as pd
 import pytest
+from report_fakes import comparison_of
 
-from difftori.report.comparison import Comparison
-from difftori.report.tables import (
-    aggregates,
-    aligned,
-    curves,
-    improvements,
-    profiles,
-    returns,
-)
-
-Points = Mapping[int, float]
-NOTHING = pd.DataFrame(columns=["method", "task", "env_step", "mean"])
-
-
-def scores_of(runs: Mapping[tuple[str, str], Sequence[Points]]) -> pd.DataFrame:
-    """Evaluations of the runs of each task and method."""
-    rows = [
-        (task, method, seed, step, float(score))
-        for (task, method), seeds in runs.items()
-        for seed, points in enumerate(seeds, start=1)
-        for step, score in points.items()
-    ]
-    return pd.DataFrame(rows, columns=["task", "method", "seed", "env_step", "score"])
-
-
-def comparison_of(
-    runs: Mapping[tuple[str, str], Sequence[Points]], maximum: float | None = 100
-) -> Comparison:
-    scores = scores_of(runs)
-    methods = tuple(dict.fromkeys(method for _, method in runs))
-    maxima = dict.fromkeys(scores["task"], maximum)
-    return Comparison("dmcontrol-state", "state", scores, methods, "Return", maxima, 30, ())
-
+from difftori.report.tables import aggregates, aligned, curves, improvements, profiles, returns
 
 TWO_TASKS = comparison_of(
     {
@@ -51,21 +20,20 @@ TWO_TASKS = comparison_of(
 
 
 def test_runs_are_interpolated_between_their_evaluations_and_nowhere_else() -> None:
-    scores = scores_of({("a", "m"): [{10: 0, 20: 10, 50: 40}, {15: 1, 40: 2}]})
-    wide = aligned(scores, ["seed"], at=[30])
+    comparison = comparison_of({("a", "m"): [{10: 0, 20: 10, 50: 40}, {15: 1, 40: 2}]})
+    wide = aligned(comparison.scores, ["seed"], at=[30])
     assert wide.index.tolist() == [10, 15, 20, 30, 40, 50]
     assert wide[1].tolist() == [0, 5, 10, 20, 30, 40]
     assert wide[2].round(3).fillna(-1).tolist() == [-1, 1, 1.2, 1.6, 2, -1]
 
 
 def test_a_curve_has_no_interval_where_a_seed_has_no_value() -> None:
-    table = curves(comparison_of({("a", "m"): [{10: 1, 20: 5, 30: 9}, {10: 3, 20: 7}]}), "mean")
+    seeds = [{10: 1, 20: 5, 30: 9}, {10: 3, 20: 7}]
+    table = curves(comparison_of({("a", "m"): seeds}).scores, "mean")
     assert table["value"].tolist() == [2, 6, 9]
     assert table["ci_low"].fillna(-1).tolist() == [1, 5, -1]
     assert table["ci_high"].fillna(-1).tolist() == [3, 7, -1]
     assert table["n_seeds"].tolist() == [2, 2, 1]
-    assert table["all_seeds"].tolist() == [True, True, False]
-    assert table["std"].round(3).fillna(-1).tolist() == [1.414, 1.414, -1]
 
 
 def test_returns_stand_at_the_last_common_step_or_where_they_are_asked_for() -> None:
@@ -91,7 +59,7 @@ def test_runs_without_a_common_step_have_no_default_row() -> None:
 
 
 def test_an_aggregate_ends_where_a_run_ends() -> None:
-    table = aggregates(TWO_TASKS, NOTHING, "mean").round(6)
+    table = aggregates(TWO_TASKS, "mean").round(6)
     assert table[["method", "n_runs", "env_step", "value"]].to_numpy().tolist() == [
         ["new", 4, 10, 0.05],
         ["new", 4, 20, 0.65],
@@ -103,18 +71,25 @@ def test_an_aggregate_ends_where_a_run_ends() -> None:
 
 
 def test_a_published_mean_over_tasks_needs_all_of_them() -> None:
-    rows = [("A", "a", 10, 40), ("A", "b", 10, 80), ("B", "a", 10, 40)]
-    published = pd.DataFrame(rows, columns=["method", "task", "env_step", "mean"])
-    table = aggregates(TWO_TASKS, published, "mean").round(6)
-    theirs = table[table["n_runs"] == 0]
+    rows = [("a", "A", 0, 10, 40), ("b", "A", 0, 10, 80), ("a", "B", 0, 10, 40)]
+    published = pd.DataFrame(rows, columns=TWO_TASKS.scores.columns)
+    table = aggregates(dataclasses.replace(TWO_TASKS, published=published), "mean").round(6)
+    theirs = table[~table["method"].isin(TWO_TASKS.methods)]
     assert theirs[["method", "env_step", "value"]].to_numpy().tolist() == [["A", 10, 0.6]]
+
+
+def test_an_aggregate_is_over_the_tasks_of_all_methods_or_of_the_one_with_most() -> None:
+    runs = {("a", "m"): [{10: 1}], ("b", "m"): [{10: 1}], ("a", "n"): [{10: 1}]}
+    assert aggregates(comparison_of(runs), "mean")["method"].tolist() == ["m"]
+    runs |= {("b", "n"): [{10: 1}], ("c", "n"): [{10: 1}]}
+    assert aggregates(comparison_of(runs), "mean")["n_tasks"].tolist() == [2, 2]
 
 
 def test_tasks_of_unknown_scale_or_one_task_are_not_averaged() -> None:
     unknown = comparison_of({("a", "m"): [{10: 1}], ("b", "m"): [{10: 1}]}, maximum=None)
-    assert aggregates(unknown, NOTHING, "mean").empty
+    assert aggregates(unknown, "mean").empty
     assert profiles(unknown).empty
-    assert aggregates(comparison_of({("a", "m"): [{10: 1}] * 2}), NOTHING, "mean").empty
+    assert aggregates(comparison_of({("a", "m"): [{10: 1}] * 2}), "mean").empty
 
 
 def test_profiles_are_taken_at_the_last_common_step() -> None:
@@ -139,6 +114,6 @@ def test_improvement_is_over_the_tasks_and_runs_that_have_a_value() -> None:
 
 def test_the_interval_is_that_of_the_iqm() -> None:
     seeds = [{10: value} for value in (0, 10, 20, 1000)]
-    table = curves(comparison_of({("a", "m"): seeds}), "iqm")
+    table = curves(comparison_of({("a", "m"): seeds}).scores, "iqm")
     assert table["value"].tolist() == [15]
     assert np.isfinite(table["ci_high"].iloc[0])

@@ -1,7 +1,7 @@
 """Runs sorted into what one picture compares: the methods of one suite and modality."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,8 +10,11 @@ from difftori.report.runs import Run
 
 logger = logging.getLogger(__name__)
 
-DMCONTROL_MAXIMUM = 1000.0
-"""return of an episode of full length: up to 1 for each env step"""
+SCORES = {
+    "dmcontrol": ("episode_reward", "Episode return", 1000.0),
+    "metaworld": ("episode_success", "Success rate", 1.0),
+}
+"""of a suite: the column of ``eval.csv``, its name, the most that an episode can give"""
 SEED_INVARIANT_KEYS = frozenset(
     {
         *("seed", "log_dir", "device", "buffer_device", "threads", "resume", "overwrite", "preset"),
@@ -21,8 +24,9 @@ SEED_INVARIANT_KEYS = frozenset(
     }
 )
 """keys that may differ between the seeds of one experiment"""
-OF_TRACKERS = ("use_", "wandb_")
-CURVE = ["suite", "modality", "task", "method"]
+TRACKER_KEYS = ("use_", "wandb_")
+COLUMNS = ["task", "method", "seed", "env_step", "score"]
+TYPES = {"seed": int, "env_step": int, "score": float}
 
 
 @dataclass(frozen=True)
@@ -32,62 +36,83 @@ class Comparison:
     name: str
     modality: str
     scores: pd.DataFrame
-    """``task, method, seed, env_step, score``: a row for each evaluation"""
+    """``COLUMNS``: a row for each evaluation"""
+    published: pd.DataFrame
+    """``COLUMNS``: published means as if of one run; their methods say that they are published"""
     methods: tuple[str, ...]
-    """those with a label first, as the user gave them"""
+    """of the runs, those with a label first, as the user gave them"""
     score_name: str
-    maxima: dict[str, float | None]
-    """by task, the largest score of an episode; None: not known, so tasks are not averaged"""
-    train_steps: int
-    """of the longest run"""
+    maximum: float | None
+    """the largest score of an episode; None: not known, so tasks are not averaged"""
     notes: tuple[str, ...]
-    """missing seeds, short seeds and mixed settings, a sentence each"""
+    """what a reader has to know, a sentence each"""
 
     @property
     def tasks(self) -> list[str]:
         return sorted(self.scores["task"].unique())
 
+    @property
+    def all_methods(self) -> list[str]:
+        """Those of the runs, then the published ones, in the order that pictures list them."""
+        return [*self.methods, *self.published["method"].unique()]
+
+    @property
+    def everything(self) -> pd.DataFrame:
+        """The runs' scores, then the published ones."""
+        return pd.concat([self.scores, self.published])
+
 
 def compare(
-    runs: Sequence[Run],
-    *,
-    until: int | None = None,
-    drop_short: bool = False,
+    runs: Sequence[Run], published: pd.DataFrame, *, drop_short: bool = False
 ) -> list[Comparison]:
     """A comparison for each suite and modality that has an evaluation.
 
     Args:
-        until: env step of the last evaluation that counts.
+        published: ``published.COLUMNS``.
         drop_short: leave out runs that have evaluations still to come.
     """
     table = _one_for_each_seed(_table_of(runs))
-    order = [*dict.fromkeys(run.label for run in runs if run.label), *sorted(table["method"])]
+    order = dict.fromkeys([*(run.label for run in runs if run.label), *sorted(table["method"])])
     comparisons = []
     for (suite, modality), part in table.groupby(["suite", "modality"]):
+        column, score_name, maximum = SCORES.get(suite, ("episode_reward", "Episode return", None))
         kept = part[~part["short"]] if drop_short else part
-        scores, score_name = _scores(suite, kept, until)
-        if len(scores):
-            there = set(scores["method"])
-            comparisons.append(
-                Comparison(
-                    name=f"{suite}-{modality}",
-                    modality=modality,
-                    scores=scores,
-                    methods=tuple(method for method in dict.fromkeys(order) if method in there),
-                    score_name=score_name,
-                    maxima=_maxima(kept, score_name),
-                    train_steps=max(run.config["train_steps"] for run in kept["run"]),
-                    notes=tuple(_notes(part)),
-                )
+        frames = [
+            row.run.evaluations.assign(task=row.task, method=row.method, seed=row.seed)
+            .rename(columns={column: "score"})[COLUMNS]
+            .dropna()
+            for row in kept.itertuples()
+            if row.until
+        ]
+        if not any(map(len, frames)):
+            continue
+        scores = pd.concat(frames)
+        theirs = published[
+            (published["modality"] == modality) & published["task"].isin(scores["task"])
+        ]
+        theirs = theirs.rename(columns={"mean": "score"}).assign(
+            seed=0, method=theirs["method"] + " (published)"
+        )
+        comparisons.append(
+            Comparison(
+                name=f"{suite}-{modality}",
+                modality=str(modality),
+                scores=scores.astype(TYPES),
+                published=theirs[COLUMNS].astype(TYPES),
+                methods=tuple(method for method in order if method in set(scores["method"])),
+                score_name=score_name,
+                maximum=maximum,
+                notes=tuple(_notes(part)),
             )
+        )
     return comparisons
 
 
 def _table_of(runs: Sequence[Run]) -> pd.DataFrame:
     """A row for each run."""
-    columns = ["task", "modality", "mode", "exp_name", "seed"]
+    columns = ["task", "modality", "seed"]
     table = pd.DataFrame([{name: run.config[name] for name in columns} for run in runs])
-    table["suite"] = [str(run.config.get("suite", "unknown")) for run in runs]
+    table["suite"] = [run.config.get("suite", "unknown") for run in runs]
     table["until"] = [run.evaluated_until for run in runs]
     table["short"] = [run.is_short for run in runs]
     table["run"] = list(runs)
@@ -97,101 +122,42 @@ def _table_of(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _method_names(runs: Sequence[Run]) -> list[str]:
     """The label, or else of mode and exp_name what tells the methods without a label apart."""
-    pairs = {(run.config["mode"], run.config["exp_name"]) for run in runs if not run.label}
-    modes, experiments = ({pair[index] for pair in pairs} for index in (0, 1))
-    pattern = "{mode}/{exp_name}"
-    if len(experiments) == 1:
-        pattern = "{mode}"
-    elif len(modes) == 1:
-        pattern = "{exp_name}"
-    return [run.label or pattern.format(**run.config) for run in runs]
+    plain = [run.config for run in runs if not run.label]
+    keys = [key for key in ("mode", "exp_name") if len({config[key] for config in plain}) > 1]
+    return [run.label or "/".join(run.config[key] for key in keys or ["mode"]) for run in runs]
 
 
 def _one_for_each_seed(table: pd.DataFrame) -> pd.DataFrame:
     """Of two runs of the same seed, the one that got further is kept, and that is said."""
-    table = table.sort_values("until", ascending=False, kind="stable")
-    double = table.duplicated([*CURVE, "seed"])
-    for _, row in table[double].iterrows():
-        logger.warning(
-            "%s is left out: another run of %s %s seed %s got as far or further",
-            row["run"].folder, row["task"], row["method"], row["seed"],
-        )  # fmt: skip
-    return table[~double].sort_values([*CURVE, "seed"])
+    table = table.sort_values("until", kind="stable")
+    double = table.duplicated(["suite", "modality", "task", "method", "seed"], keep="last")
+    for run in table.loc[double, "run"]:
+        logger.warning(f"{run.folder} is left out: another run of its method and seed got further")
+    return table[~double].sort_values(["task", "method", "seed"])
 
 
-def _scores(suite: str, part: pd.DataFrame, until: int | None) -> tuple[pd.DataFrame, str]:
-    """Success on Meta-World, whose rewards differ between tasks, where it was recorded."""
-    keys = ["task", "method", "seed"]
-    frames = [
-        row["run"].evaluations.assign(**{key: row[key] for key in keys})
-        for _, row in part.iterrows()
-        if row["until"]
-    ]
-    if not frames:
-        return pd.DataFrame(), ""
-    rows = pd.concat(frames, ignore_index=True)
-    success = suite == "metaworld" and rows["episode_success"].notna().any()
-    rows["score"] = rows["episode_success" if success else "episode_reward"]
-    rows = rows[rows["env_step"] <= until] if until is not None else rows
-    name = "Success rate" if success else "Episode return"
-    return rows[[*keys, "env_step", "score"]].dropna().astype({"env_step": int}), name
-
-
-def _maxima(part: pd.DataFrame, score_name: str) -> dict[str, float | None]:
-    """By task; a cut dm_control episode has fewer rewards of 1."""
-    if score_name == "Success rate":
-        return dict.fromkeys(part["task"], 1.0)
-    if set(part["suite"]) != {"dmcontrol"}:
-        return dict.fromkeys(part["task"])
-    return {
-        task: max(
-            min(float(run.config.get("episode_length") or DMCONTROL_MAXIMUM), DMCONTROL_MAXIMUM)
-            for run in runs
-        )
-        for task, runs in part.groupby("task")["run"]
-    }
-
-
-def _notes(part: pd.DataFrame) -> list[str]:
-    """Of each method, a sentence for missing seeds, for short seeds and for mixed settings."""
+def _notes(table: pd.DataFrame) -> list[str]:
+    """Of each method, which seeds are missing or short, and which settings its seeds differ in."""
     notes = []
-    for method, runs in part.groupby("method"):
-        wanted, missing, short, mixed = set(runs["seed"]), [], [], []
+    for method, runs in table.groupby("method"):
+        seeds, behind, mixed = set(runs["seed"]), [], set()
         for task, curve in runs.groupby("task"):
-            begun = curve[curve["until"] > 0]
-            if absent := sorted(wanted - set(begun["seed"])):
-                missing.append(f"{task} {', '.join(map(str, absent))}")
-            short += [
-                f"{task} {row.seed} ({row.until:,} of {row.run.config['train_steps']:,})"
-                for row in begun[begun["short"]].itertuples()
-            ]
-            mixed += [f"{task}: {', '.join(keys)}" for keys in [_mixed_keys(curve["run"])] if keys]
-        for what, found in (
-            ("has no evaluation of some seeds", missing),
-            ("has seeds that are not at their end", short),
-            ("mixes settings", mixed),
-        ):
-            if found:
-                notes.append(f"{method} {what}: {'; '.join(found)}")
+            ended = set(curve.loc[~curve["short"], "seed"])
+            if seeds - ended:
+                behind.append(f"{task} {', '.join(map(str, sorted(seeds - ended)))}")
+            mixed |= _differing(curve["run"].tolist())
+        if behind:
+            notes.append(f"{method}: seeds are missing or not at their end: {'; '.join(behind)}")
+        if mixed:
+            notes.append(f"{method}: the seeds of a task differ in {', '.join(sorted(mixed))}")
     return notes
 
 
-def _mixed_keys(runs: Iterable[Run]) -> list[str]:
-    """The keys of the config in which the seeds of a curve differ, and should not."""
-    configs = [run.config for run in runs]
-    return [
-        key
-        for key in sorted(set().union(*configs) - SEED_INVARIANT_KEYS)
-        if not key.startswith(OF_TRACKERS)
-        and len({str(config.get(key, "unset")) for config in configs}) > 1
+def _differing(runs: Sequence[Run]) -> set[str]:
+    """Settings and versions that the runs, as far as they say, do not share."""
+    values = [
+        {key: str(value) for key, value in {**run.config, **run.made_with}.items()} for run in runs
     ]
-
-
-def mixed_versions(runs: Sequence[Run]) -> list[str]:
-    """One sentence if the runs that say what they were made with do not agree."""
-    known = [run.made_with for run in runs if run.made_with]
-    names = sorted(set().union(*known)) if known else []
-    mixed = [name for name in names if len({versions.get(name) for versions in known}) > 1]
-    if not mixed:
-        return []
-    return [f"the runs differ in the versions of {', '.join(mixed)}; see their provenance.json"]
+    counts = pd.DataFrame(values).nunique()
+    keys = set(counts.index[counts > 1]) - SEED_INVARIANT_KEYS
+    return {key for key in keys if not key.startswith(TRACKER_KEYS)}

@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from difftori.report import figures, tables
-from difftori.report.comparison import Comparison, compare, mixed_versions
+from difftori.report.comparison import Comparison, compare
 from difftori.report.folders import RunFolderError
 from difftori.report.published import COLUMNS, read_published
 from difftori.report.runs import Run, read_run
@@ -18,53 +18,38 @@ from difftori.report.statistics import CONFIDENCE, RESAMPLES, Metric
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a user asks for."""
+def write_all(
+    folders: Mapping[Path, str],
+    out: Path,
+    *,
+    metric: Metric = "mean",
+    at: Sequence[int] = (),
+    published: Path | None = None,
+    published_methods: Sequence[str] = (),
+    drop_short: bool = False,
+) -> list[Path]:
+    """Write everything into ``out``; returns the paths.
 
-    folders: Mapping[Path, str]
-    """label of each run folder, empty for none"""
-    out: Path
-    metric: Metric = "mean"
-    published: Path | None = None
-    published_methods: Sequence[str] = ()
-    at: Sequence[int] = ()
-    """env steps of the tables; empty: the last that all runs of a task reached"""
-    until: int | None = None
-    """env step at which the axes end"""
-    drop_short: bool = False
-    free_y: bool = False
-
-
-def write_all(request: Request) -> list[Path]:
-    """Write everything into ``request.out``; returns the paths.
+    Args:
+        folders: label of each run folder, empty for none.
+        at: env steps of the tables; empty: the last that all runs of a task reached.
+        published: a CSV file of curves to overlay.
+        published_methods: only these of it, names or patterns.
+        drop_short: leave out runs that have evaluations still to come.
 
     Raises:
-        RunFolderError: no run can be read, or none has an evaluation to draw.
+        RunFolderError: no run has an evaluation to draw.
         PublishedError: the file of published curves cannot be used.
         OSError: something cannot be written.
     """
-    published = pd.DataFrame(columns=COLUMNS)
-    if request.published is not None:
-        published = read_published(request.published, request.published_methods)
-    runs = _read_all(request.folders)
-    comparisons = compare(
-        runs,
-        until=request.until,
-        drop_short=request.drop_short,
-    )
+    theirs = pd.DataFrame(columns=COLUMNS)
+    if published is not None:
+        theirs = read_published(published, published_methods)
+    comparisons = compare(_read_all(folders), theirs, drop_short=drop_short)
     if not comparisons:
-        some = any(run.evaluated_until for run in runs)
-        why = "that --until and --drop-short leave in" if some else "yet"
-        raise RunFolderError(f"none of these runs has an evaluation {why}")
-    versions = mixed_versions(runs)
-    for note in versions:
-        logger.warning(note)
-    request.out.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for comparison in comparisons:
-        paths += _write_comparison(request, comparison, published, versions)
-    return paths
+        raise RunFolderError("none of these runs has an evaluation, or all are short and dropped")
+    out.mkdir(parents=True, exist_ok=True)
+    return [path for each in comparisons for path in _write_comparison(each, out, metric, at)]
 
 
 def _read_all(folders: Mapping[Path, str]) -> list[Run]:
@@ -73,148 +58,83 @@ def _read_all(folders: Mapping[Path, str]) -> list[Run]:
         try:
             runs.append(read_run(folder, label))
         except RunFolderError as error:
-            logger.warning("%s", error)
-            continue
-        if runs[-1].problem:
-            logger.warning(runs[-1].problem)
+            logger.warning(f"left out: {error}")
     if not runs:
         raise RunFolderError("none of these runs can be read")
     return runs
 
 
 def _write_comparison(
-    request: Request, comparison: Comparison, published: pd.DataFrame, notes: Sequence[str]
+    comparison: Comparison, out: Path, metric: Metric, at: Sequence[int]
 ) -> list[Path]:
-    own = list(comparison.notes)
-    theirs = published[
-        (published["modality"] == comparison.modality) & published["task"].isin(comparison.tasks)
-    ]
-    end = int(request.until or comparison.scores["env_step"].max())
-    if request.published is not None and request.until is None:
-        end = comparison.train_steps
-    if len(published) and not (theirs["env_step"] <= end).any():
-        own.append(f"no published curve of these tasks begins within {end:,} env steps")
-
-    def path(kind: str, suffix: str) -> Path:
-        return request.out / f"{kind}-{comparison.name}{suffix}"
-
-    curves = tables.curves(comparison, request.metric)
-    drawn = {
-        "curves": figures.draw_curves(
-            comparison, curves, theirs, metric=request.metric, end=end, free_y=request.free_y
-        )
-    }
+    for note in comparison.notes:
+        logger.warning(note)
     written = {
-        "curves": pd.concat([curves, theirs]) if len(theirs) else curves,
-        "aggregate": tables.aggregates(comparison, theirs, request.metric),
+        "curves": tables.curves(comparison.scores, metric).assign(modality=comparison.modality),
+        "aggregate": tables.aggregates(comparison, metric),
         "profiles": tables.profiles(comparison),
-        "returns": tables.returns(comparison, request.metric, request.at),
-        "improvement": tables.improvements(comparison, request.at),
+        "returns": tables.returns(comparison, metric, at),
+        "improvement": tables.improvements(comparison, at),
     }
+    everything = tables.curves(comparison.everything, metric)
+    drawn = {"curves": figures.draw_curves(comparison, everything, metric)}
     if len(written["aggregate"]):
-        own += _left_out(comparison, written["aggregate"])
-        drawn["aggregate"] = figures.draw_aggregate(
-            comparison, written["aggregate"], metric=request.metric, end=end
-        )
+        drawn["aggregate"] = figures.draw_aggregate(comparison, written["aggregate"], metric)
     if len(written["profiles"]):
         drawn["profiles"] = figures.draw_profiles(comparison, written["profiles"])
-    for note in own:
-        logger.warning(note)
-    paths = [
-        file for kind, figure in drawn.items() for file in figures.save(figure, path(kind, ""))
-    ]
+    paths = []
+    for kind, figure in drawn.items():
+        paths += figures.save(figure, out / f"{kind}-{comparison.name}")
     for kind, table in written.items():
         if len(table):
-            paths.append(path(kind, ".csv"))
+            paths.append(out / f"{kind}-{comparison.name}.csv")
             table.to_csv(paths[-1], index=False, float_format="%.6g")
-    paths.append(path("returns", ".md"))
-    text = _page(comparison, request.metric, written, theirs, [*own, *notes])
-    paths[-1].write_text(text, encoding="utf-8")
+    paths.append(out / f"returns-{comparison.name}.md")
+    page = _page(comparison, metric, written["returns"], written["improvement"])
+    paths[-1].write_text(page, encoding="utf-8")
     return paths
 
 
-def _left_out(comparison: Comparison, table: pd.DataFrame) -> list[str]:
-    """Which methods and tasks are not in the aggregate, and where it ends early."""
-    notes = []
-    tasks = tables.compared_tasks(comparison)
-    methods = [name for name in comparison.methods if name not in set(table["method"])]
-    others = [task for task in comparison.tasks if task not in tasks]
-    if methods:
-        notes.append(f"the aggregate leaves out {', '.join(methods)}: no value on all its tasks")
-    if others:
-        notes.append(f"the aggregate leaves out {', '.join(others)}: not every method has them")
-    for method, end in table[table["n_runs"] > 0].groupby("method")["env_step"].max().items():
-        if end < comparison.scores.loc[comparison.scores["method"] == method, "env_step"].max():
-            notes.append(f"the aggregate of {method} ends at {end:,} env steps: a run ends there")
-    return notes
-
-
 def _page(
-    comparison: Comparison,
-    metric: Metric,
-    written: Mapping[str, pd.DataFrame],
-    published: pd.DataFrame,
-    notes: Sequence[str],
+    comparison: Comparison, metric: Metric, returns: pd.DataFrame, improvement: pd.DataFrame
 ) -> str:
     """Returns of each task and probabilities of improvement, in Markdown."""
-    names = list(dict.fromkeys(published["method"]))
-    digits = 2 if comparison.score_name == "Success rate" else 0
-    rows = []
-    for (task, step), table in written["returns"].groupby(["task", "env_step"]):
-        by_method = {row["method"]: row for _, row in table.iterrows()}
-        cells = [_cell(by_method.get(method), digits) for method in comparison.methods]
-        theirs = [
-            published[(published["task"] == task) & (published["method"] == n)] for n in names
-        ]
-        rows.append(
-            [task, f"{step:,}", *cells, *(_published_cell(t, step, digits) for t in theirs)]
-        )
     over = "Mean" if metric == "mean" else "Interquartile mean (the mean of fewer than four)"
     parts = [
         f"# {comparison.score_name}: {comparison.name}",
         f"{over} over seeds; in brackets the {CONFIDENCE:.0%} percentile interval of {RESAMPLES:,} "
-        "stratified bootstrap resamples of the runs."
-        + (" Published: mean ± standard deviation over seeds." if names else ""),
-        _markdown(["task", "env steps", *comparison.methods, *names], rows),
+        "stratified bootstrap resamples of the runs, if there are several and all reached it.",
     ]
-    if len(written["improvement"]):
+    if len(returns):
+        digits = 2 if comparison.maximum == 1 else 0
+        cells = returns.assign(cell=[_cell(row, digits) for row in returns.itertuples()])
+        wide = cells.pivot(index=["task", "env_step"], columns="method", values="cell")
+        parts.append(
+            _markdown(
+                wide[[m for m in comparison.all_methods if m in wide]].fillna("—").reset_index()
+            )
+        )
+    if len(improvement):
+        cells = improvement.drop(columns=tables.INTERVAL)
+        cells["probability"] = [_cell(row, 2) for row in improvement.itertuples()]
         parts += [
             "## Probability of improvement",
             "How likely a run of the first method scores higher than one of the second.",
-            _markdown(
-                ["method", "over", "env steps", "tasks", "runs", "probability"],
-                [
-                    [row["method"], row["over"], f"{row['env_step']:,}", str(row["n_tasks"]),
-                     f"{row['n_runs']}, {row['n_runs_over']}", _cell(row, 2)]
-                    for _, row in written["improvement"].iterrows()
-                ],
-            ),
-        ]  # fmt: skip
-    if notes:
-        parts += ["## To know", "\n".join(f"- {note}" for note in notes)]
+            _markdown(cells.rename(columns={"n_runs_over": "n_runs of the second"})),
+        ]
+    if comparison.notes:
+        parts += ["## To know", "\n".join(f"- {note}" for note in comparison.notes)]
     return "\n\n".join(parts) + "\n"
 
 
-def _cell(row: pd.Series | None, digits: int) -> str:
-    """``812 [700, 900]``; without an interval where some seeds have no value, and how many have."""
-    if row is None:
-        return "—"
-    text = f"{row['value']:.{digits}f}"
-    if not row.get("all_seeds", True):
-        return f"{text} ({row['n_seeds']} seed{'' if row['n_seeds'] == 1 else 's'} only)"
-    if np.isnan(row["ci_low"]):
-        return text
-    return f"{text} [{row['ci_low']:.{digits}f}, {row['ci_high']:.{digits}f}]"
+def _cell(row: Any, digits: int) -> str:
+    """``812 [700, 900]``."""
+    value = f"{row.value:.{digits}f}"
+    if np.isnan(row.ci_low):
+        return value
+    return f"{value} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
 
 
-def _published_cell(curve: pd.DataFrame, step: int, digits: int) -> str:
-    if curve.empty or not curve["env_step"].min() <= step <= curve["env_step"].max():
-        return "—"
-    mean, std = (np.interp(step, curve["env_step"], curve[name]) for name in ("mean", "std"))
-    return f"{mean:.{digits}f}" + ("" if np.isnan(std) else f" ± {std:.{digits}f}")
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column left, the others right."""
-    lines = [list(columns), ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+def _markdown(table: pd.DataFrame) -> str:
+    lines = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
+    return "\n".join(f"| {' | '.join(str(c).replace('|', '/') for c in line)} |" for line in lines)

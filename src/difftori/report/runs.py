@@ -1,6 +1,5 @@
-"""One run as a data frame of its evaluations."""
+"""One run: its settings, and a data frame of its evaluations."""
 
-import csv
 import io
 import json
 from collections.abc import Mapping
@@ -13,9 +12,11 @@ import pandas as pd
 
 from difftori.checkpoints.folder import read_config
 from difftori.config import ConfigError
-from difftori.report.folders import KEY, RunFolderError
+from difftori.report.folders import RunFolderError
 
-COLUMNS = ("env_step", "episode_reward", "episode_success")
+KEYS = ("task", "modality", "mode", "exp_name", "seed", "train_steps", "eval_freq")
+"""of a config, what a run cannot do without"""
+COLUMNS = ["env_step", "episode_reward", "episode_success"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,6 @@ class Run:
     """``COLUMNS``, in order of ``env_step``, each step once, finite rewards only"""
     made_with: Mapping[str, str]
     """version of each package, of Python, and the commit; empty if the run does not say"""
-    problem: str
-    """what could not be read, a sentence"""
 
     @property
     def evaluated_until(self) -> int:
@@ -50,53 +49,35 @@ def read_run(folder: Path, label: str = "") -> Run:
     """The run in ``folder``.
 
     Raises:
-        RunFolderError: ``config.yaml`` cannot be read or does not describe a run.
+        RunFolderError: ``config.yaml`` or ``eval.csv`` cannot be read, or lacks what a run has.
     """
     try:
         config = read_config(folder)
+        evaluations = _read_evaluations(folder / "eval.csv")
     except ConfigError as error:
         raise RunFolderError(str(error)) from error
-    lacking = [name for name in KEY if config.get(name) is None]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(f"{folder / 'eval.csv'} cannot be read: {error}") from error
+    lacking = [name for name in KEYS if config.get(name) is None]
     if lacking:
         raise RunFolderError(f"{folder / 'config.yaml'} lacks {', '.join(lacking)}")
-    for name in ("seed", "train_steps", "eval_freq"):
-        value = config.get(name)
-        if not isinstance(value, int) or value < (name != "seed"):
-            raise RunFolderError(f"{folder / 'config.yaml'}: {name}={value} is not possible")
-    evaluations, problem = read_evaluations(folder / "eval.csv")
-    made_with = _read_versions(folder / "provenance.json")
-    return Run(folder, label, config, evaluations, made_with, problem)
+    return Run(folder, label, config, evaluations, _read_versions(folder / "provenance.json"))
 
 
-def read_evaluations(path: Path) -> tuple[pd.DataFrame, str]:
-    """The whole rows of an ``eval.csv``, and what was wrong with it; a missing file has none."""
-    nothing = pd.DataFrame(columns=COLUMNS, dtype=float)
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return nothing, ""
-    except OSError as error:
-        return nothing, f"{path} cannot be read: {error.strerror}"
+def _read_evaluations(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS, dtype=float)
     # what follows the last line end is being written, and would read as another number
-    whole = text[: text.rfind("\n") + 1]
-    if not whole.strip():
-        return nothing, ""
-    rows = pd.read_csv(
-        io.StringIO(whole), dtype=str, on_bad_lines="skip", index_col=False, quoting=csv.QUOTE_NONE
-    )
-    rows = rows.reindex(columns=COLUMNS).apply(pd.to_numeric, errors="coerce")
-    rows = rows.replace([np.inf, -np.inf], np.nan).dropna(subset=["env_step", "episode_reward"])
-    bad = len(whole.splitlines()) - 1 - len(rows)
-    rows = rows.drop_duplicates("env_step", keep="last").sort_values("env_step")
-    return rows, f"{path}: {bad} rows without a finite return are left out" if bad else ""
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    rows = pd.read_csv(io.StringIO(whole or ",".join(COLUMNS)), dtype=float)[COLUMNS]
+    rows = rows.replace([np.inf, -np.inf], np.nan).dropna(subset=COLUMNS[:2])
+    return rows.drop_duplicates("env_step", keep="last").sort_values("env_step")
 
 
 def _read_versions(path: Path) -> dict[str, str]:
-    """Of the latest session; empty if the file is missing or spoiled."""
+    """Of the latest session; empty if the file is missing or is something else."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record = (record.get("sessions") or [record])[-1]
-        commit = str(record.get("git_commit") or "") + "+" * bool(record.get("git_dirty"))
-        return {**record["versions"], "Python": str(record.get("python")), "the commit": commit}
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        session = json.loads(path.read_text(encoding="utf-8"))["sessions"][-1]
+        return {**session["versions"], "Python": session["python"], "commit": session["git_commit"]}
+    except (OSError, ValueError, LookupError, TypeError):
         return {}

@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
 def aggregate(scores: Sequence[Array], metric: Metric) -> Array:
     """The mean over tasks of the mean over runs, or the mean of the middle half of all runs.
 
-    Each task counts the same, also where one has fewer runs. With fewer than four runs in all,
+    In the mean each task counts the same, in the IQM each run. With fewer than four runs in all,
     nothing is trimmed and the IQM is the mean.
 
     Args:
@@ -46,23 +46,7 @@ def aggregate(scores: Sequence[Array], metric: Metric) -> Array:
     if metric == "mean":
         return np.asarray(np.mean([task.mean(axis=-1) for task in scores], axis=0))
     pooled = np.concatenate(scores, axis=-1)
-    counts = [task.shape[-1] for task in scores]
-    if len(set(counts)) > 1:
-        return _weighted_iqm(pooled, np.repeat(1 / (len(counts) * np.array(counts)), counts))
     return np.asarray(scipy.stats.trim_mean(pooled, proportiontocut=0.25, axis=-1))
-
-
-def _weighted_iqm(scores: Array, weights: Array) -> Array:
-    """The mean of the middle half of the weight, along the last axis; ``weights`` sum to 1.
-
-    Equals the trimmed mean where all weights are equal and a quarter of the runs is a whole
-    number.
-    """
-    order = np.argsort(scores, axis=-1)
-    upper = np.cumsum(weights[order], axis=-1)
-    lower = upper - weights[order]
-    kept = np.clip(np.minimum(upper, 0.75) - np.maximum(lower, 0.25), 0, None)
-    return np.asarray((np.take_along_axis(scores, order, axis=-1) * kept).sum(axis=-1) / 0.5)
 
 
 def estimate(scores: Sequence[Array], metric: Metric) -> Estimate:

@@ -9,7 +9,9 @@ import numpy as np
 
 from difftori.config import ConfigError
 
-KEYS = "Space pauses, → one step, Esc closes"
+
+class WindowClosedError(Exception):
+    """The user has closed the window."""
 
 
 def require_display(run: Path) -> None:
@@ -29,53 +31,38 @@ def require_display(run: Path) -> None:
 
 
 class Window:
-    """Shows one frame after another at a steady pace, in a window that can be resized.
-
-    ``closed`` becomes True when the user closes it; frames shown after that go nowhere.
-    """
+    """Shows one frame after another at a steady pace."""
 
     def __init__(self, title: str, fps: float) -> None:
         """``fps`` is the most frames a second; a slower caller sets its own pace."""
         # SDL's own accelerated path would make its OpenGL context current in this thread, where
         # the simulator's renderer believes that its own still is
         os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
-        self.closed = False
-        self._title, self._fps = title, fps
+        self._fps = fps
         self._paused = False
         self._pygame = _import_pygame()
         self._clock = self._pygame.time.Clock()
         self._pygame.display.init()
+        self._pygame.display.set_caption(f"{title}  (Space pauses, → one step, Esc closes)")
 
     def close(self) -> None:
         self._pygame.display.quit()
 
     def show(self, frame: np.ndarray) -> None:
-        """Show ``[height, width, 3]`` uint8 when its time has come; stays here while paused."""
-        if self.closed:
-            return
+        """Show ``[height, width, 3]`` uint8 when its time has come; stays here while paused.
+
+        Raises WindowClosedError once the user has closed the window.
+        """
+        height, width = frame.shape[:2]
+        display = self._pygame.display
+        screen = display.get_surface() or display.set_mode((width, height))
         self._clock.tick(self._fps)
-        self._draw(frame)
+        screen.blit(self._pygame.image.frombuffer(frame.tobytes(), (width, height), "RGB"), (0, 0))
+        display.flip()
         one_step = self._handle_events()
-        while self._paused and not self.closed and not one_step:
+        while self._paused and not one_step:
             self._clock.tick(30)
             one_step = self._handle_events()
-            self._draw(frame)
-
-    def _draw(self, frame: np.ndarray) -> None:
-        """The frame as large as the window lets it be, in its middle."""
-        display, height, width = self._pygame.display, *frame.shape[:2]
-        screen = display.get_surface()
-        if screen is None:
-            screen = display.set_mode((width, height), self._pygame.RESIZABLE)
-            display.set_caption(f"{self._title}  ({KEYS})")
-        picture = self._pygame.image.frombuffer(frame.tobytes(), (width, height), "RGB")
-        scale = min(screen.get_width() / width, screen.get_height() / height)
-        if scale != 1:
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            picture = self._pygame.transform.smoothscale(picture, size)
-        screen.fill((0, 0, 0))
-        screen.blit(picture, picture.get_rect(center=screen.get_rect().center))
-        display.flip()
 
     def _handle_events(self) -> bool:
         """Do what the user asked for; True if one step was asked for."""
@@ -83,11 +70,10 @@ class Window:
         for event in pygame.event.get():
             key = event.key if event.type == pygame.KEYDOWN else None
             if event.type == pygame.QUIT or key == pygame.K_ESCAPE:
-                self.closed = True
-            elif key == pygame.K_SPACE:
+                raise WindowClosedError
+            if key == pygame.K_SPACE:
                 self._paused = not self._paused
-            elif key == pygame.K_RIGHT:
-                one_step = True
+            one_step = one_step or key == pygame.K_RIGHT
         return one_step
 
 
