@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from difftori.schedule import PositiveSchedule, ScheduleField
+from difftori.schedule import PositiveSchedule, Schedule, ScheduleField
 
 
 def _no_lookalikes(value: object) -> object:
