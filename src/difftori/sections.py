@@ -173,6 +173,7 @@ class TrajectoryConfig(Section):
     num_starts: Count = 2
     num_candidates: CountOrZero = 0
     bound_softness: NonNegative = 0.01
+    explore_spread: Finite = 0.0
     solver: Literal["residual", "published"]
     gradient: Literal["adjoint", "autograd"] = "adjoint"
     first_guess_noise: Literal["explore", "always", "never"]

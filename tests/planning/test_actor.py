@@ -262,3 +262,23 @@ def test_a_zero_model_gives_a_plan(mode: str) -> None:
             parameter.data.zero_()
     plan = act(Actor(model, config), random_obs(2))
     assert plan.finite.all()
+
+
+# Optimism
+
+
+@pytest.mark.parametrize("optimizer", ["published", "trust_region"])
+@pytest.mark.parametrize("mode", ["default", "theseus_forward"])
+def test_a_plan_is_optimistic_about_its_end_only_when_exploring(
+    model: WorldModel, mode: str, optimizer: str
+) -> None:
+    words = {"optimizer": optimizer, "explore_noise": 0, "first_guess_noise": "never"}
+    plain = Actor(model, tiny_config(f"mode={mode}", **words))
+    optimistic = Actor(model, tiny_config(f"mode={mode}", explore_spread=2.0, **words))
+    for explore in (False, True):
+        returns = [
+            act(actor, random_obs(3), explore=explore).stats["plan_return_after"]
+            for actor in (plain, optimistic)
+        ]
+        assert torch.equal(*returns) != explore
+    assert (returns[1] > returns[0]).all()

@@ -35,24 +35,30 @@ logger = logging.getLogger(__name__)
 
 
 def gradient_function(
-    model: WorldModel, config: TrajectoryConfig, compiler: Compiler
+    model: WorldModel, config: TrajectoryConfig, compiler: Compiler, spread: float = 0.0
 ) -> GradientFunction | None:
-    """G(clamp(a, −1, 1)) and its gradient, or None where that is autograd's to find."""
+    """G(clamp(a, −1, 1)) and its gradient, or None where that is autograd's to find.
+
+    ``spread`` is κ, which adds κ |Q1 − Q2| to the terminal value.
+    """
     if config.gradient == "autograd":
         return None
     unknown = unknown_part(model)
     if unknown is not None:
         logger.info(f"the planner's gradient is autograd's: the adjoint does not know {unknown}")
         return None
-    return AdjointGradient(model, config.discount, compiler)
+    return AdjointGradient(model, config.discount, compiler, spread)
 
 
 class AdjointGradient:
     """G(clamp(a, −1, 1)) of flat plans and its gradient, compiled if that is asked for."""
 
-    def __init__(self, model: WorldModel, discount: float, compiler: Compiler) -> None:
+    def __init__(
+        self, model: WorldModel, discount: float, compiler: Compiler, spread: float = 0.0
+    ) -> None:
         self._model = model
         self._discount = discount
+        self._spread = spread
         # The first differentiated iteration's plan has no graph, the later ones' have.
         self._compiled = compiler(self._clamped, "the planner", with_graph=(0,))
         self._discounts: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
@@ -70,7 +76,9 @@ class AdjointGradient:
 
     def _clamped(self, flat_actions: Tensor, z: Tensor, discounts: Tensor) -> tuple[Tensor, Tensor]:
         actions = unflatten(flat_actions.clamp(-1, 1), self._model.action_dim)
-        G, gradient = return_and_gradient(self._model, z, actions, self._discount, discounts)
+        G, gradient = return_and_gradient(
+            self._model, z, actions, self._discount, discounts, self._spread
+        )
         return G, flatten(gradient) * (flat_actions.abs() <= 1)
 
 

@@ -1,6 +1,7 @@
 """The second differentiable planner: the best of several starts by a trust region in the box."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -26,14 +27,21 @@ class MultiStartPlanner:
     ) -> None:
         self._model = model
         self._config = config
+        self._compiler = compiler
+        self._solver = self._new_solver(0.0)
+        spread = config.explore_spread
+        self._exploring_solver = self._new_solver(spread) if spread else self._solver
+
+    def _new_solver(self, spread: float) -> TrustRegionSolver:
+        config = self._config
         options = TrustRegionOptions(
             iterations=config.trust_region_iterations,
             backward_mode=config.backward_mode,
             backward_num_iterations=config.backward_num_iterations,
             bound_softness=config.bound_softness,
         )
-        gradient = gradient_function(model, config, compiler)
-        self._solver = TrustRegionSolver(self._return, options, gradient)
+        gradient = gradient_function(self._model, config, self._compiler, spread)
+        return TrustRegionSolver(partial(self._return, spread=spread), options, gradient)
 
     def plan(
         self,
@@ -60,7 +68,8 @@ class MultiStartPlanner:
                 policy_plan = flatten(policy_rollout(self._model, z, horizon))
                 last_plan, curvature = _unpack(carry, policy_plan.shape[1])
                 starts = self._starts(policy_plan, last_plan, z, generators)
-            solution = self._solver.solve(starts, z, curvature)
+            solver = self._exploring_solver if explore else self._solver
+            solution = solver.solve(starts, z, curvature)
         best = unflatten(solution.best, action_dim)
         action = best[0]
         explore_std = self._config.exploration_std(update_step) if explore else 0.0
@@ -99,13 +108,15 @@ class MultiStartPlanner:
         if config.num_candidates > 0:
             center = policy_plan if last_plan is None else last_plan
             candidates.append(samples(center, config.num_candidates, generators))
-        return best_candidates(self._return, torch.cat(candidates, dim=1), z, config.num_starts)
+        return best_candidates(
+            partial(self._return, spread=0.0), torch.cat(candidates, dim=1), z, config.num_starts
+        )
 
     def _return(
-        self, flat_actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]
+        self, flat_actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"], spread: float
     ) -> Float[Tensor, "B 1"]:
         actions = unflatten(flat_actions, self._model.action_dim)
-        return plan_return(self._model, z, actions, self._config.discount)
+        return plan_return(self._model, z, actions, self._config.discount, spread=spread)
 
 
 def _pack(plan: Float[Tensor, "B D"], curvature: Float[Tensor, "B D D"]) -> Float[Tensor, "B C"]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -27,13 +28,19 @@ class TrajectoryPlanner:
     ) -> None:
         self._model = model
         self._config = config
+        self._compiler = compiler
+        self._solver = self._new_solver(0.0)
+        spread = config.explore_spread
+        self._exploring_solver = self._new_solver(spread) if spread else self._solver
+
+    def _new_solver(self, spread: float) -> TrajectorySolver | PublishedSolver:
+        config = self._config
         options = SolverOptions(**{f.name: getattr(config, f.name) for f in fields(SolverOptions)})
-        self._solver: TrajectorySolver | PublishedSolver
+        return_fn = partial(self._clamped_return, spread=spread)
         if config.solver == "published":
-            self._solver = PublishedSolver(self._clamped_return, options)
-        else:
-            gradient = gradient_function(model, config, compiler)
-            self._solver = TrajectorySolver(self._clamped_return, options, gradient)
+            return PublishedSolver(return_fn, options)
+        gradient = gradient_function(self._model, config, self._compiler, spread)
+        return TrajectorySolver(return_fn, options, gradient)
 
     def plan(
         self,
@@ -56,7 +63,8 @@ class TrajectoryPlanner:
         with torch.set_grad_enabled(differentiate):
             z = self._model.encode(obs)
             first_guess = self._first_guess(z.detach(), horizon, explore, generators)
-            solution = self._solver.solve(flatten(first_guess), z)
+            solver = self._exploring_solver if explore else self._solver
+            solution = solver.solve(flatten(first_guess), z)
         action_dim = self._model.action_dim
         best = unflatten(solution.best, action_dim)
         action = best[0]
@@ -81,10 +89,10 @@ class TrajectoryPlanner:
         )
 
     def _clamped_return(
-        self, flat_actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]
+        self, flat_actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"], spread: float
     ) -> Float[Tensor, "B 1"]:
         actions = unflatten(flat_actions.clamp(-1, 1), self._model.action_dim)
-        return plan_return(self._model, z, actions, self._config.discount)
+        return plan_return(self._model, z, actions, self._config.discount, spread=spread)
 
     @torch.no_grad()
     def _first_guess(
