@@ -16,7 +16,7 @@ from difftori.config import (
     config_keys,
     from_flat,
 )
-from difftori.sections import Schedule, parse_schedule
+from difftori.schedule import Schedule, parse_schedule
 
 DEFAULT = CONFIG_DIR / "default.yaml"
 GROUP_FILES = sorted(

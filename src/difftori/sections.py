@@ -3,60 +3,14 @@
 Each key is commented, with its unit, in ``cfgs/default.yaml``.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-
-class Schedule(NamedTuple):
-    """Linear from ``start`` to ``end`` over ``duration`` steps, then constant."""
-
-    start: float
-    end: float
-    duration: float
-
-    def __call__(self, step: int) -> float:
-        mix = min(max(step / self.duration, 0.0), 1.0) if self.duration else 1.0
-        return (1 - mix) * self.start + mix * self.end
-
-    def __str__(self) -> str:
-        """As one writes it."""
-        if self.start == self.end:
-            return f"{self.start:g}"
-        return f"linear({self.start:g}, {self.end:g}, {self.duration:g})"
-
-
-def parse_schedule(value: object) -> object:
-    """``linear(START, END, STEPS)`` or a number, which is constant."""
-    if isinstance(value, Schedule):
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return _checked_schedule(value, value, 0)
-    if isinstance(value, (list, tuple)) and len(value) == 3:
-        return _checked_schedule(*value)
-    if not isinstance(value, str):
-        raise ValueError("expected a number or linear(START, END, STEPS)")
-    number = r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*"
-    match = re.fullmatch(rf"\s*linear\({number},{number},{number}\)\s*", value)
-    if match is None:
-        raise ValueError("expected a number or linear(START, END, STEPS)")
-    return _checked_schedule(*map(float, match.groups()))
-
-
-def _checked_schedule(start: float, end: float, duration: float) -> Schedule:
-    if not all(map(math.isfinite, (start, end, duration))) or duration < 0:
-        raise ValueError("a schedule needs finite numbers, and 0 or more steps")
-    return Schedule(start, end, duration)
-
-
-def _all_positive(schedule: Schedule) -> Schedule:
-    if min(schedule.start, schedule.end) <= 0:
-        raise ValueError("expected a number above 0, or linear(START, END, STEPS) of such")
-    return schedule
+from difftori.schedule import Schedule, all_positive, parse_schedule
 
 
 def _no_lookalikes(value: object) -> object:
@@ -81,7 +35,7 @@ NonNegative = Annotated[float, _number, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, _number, Field(allow_inf_nan=False)]
 Share = Annotated[float, _number, Field(ge=0, le=1)]
 ScheduleField = Annotated[Schedule, BeforeValidator(parse_schedule)]
-PositiveSchedule = Annotated[ScheduleField, AfterValidator(_all_positive)]
+PositiveSchedule = Annotated[ScheduleField, AfterValidator(all_positive)]
 FilmSize = Annotated[int, _number, Field(ge=16, le=1080)]
 FramesPerSecond = Annotated[float, _number, Field(ge=1, le=120)]
 Planner = Literal["mppi", "trajectory"]

@@ -11,7 +11,7 @@ from difftori.learning import losses
 from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.optimizer import GuardedAdam
 from difftori.model.world_model import WorldModel
-from difftori.sections import Schedule
+from difftori.schedule import Schedule
 
 
 @dataclass
