@@ -1,9 +1,11 @@
 """The planner around the trust region keeps the promises of the first one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from builders import generators, random_obs, tiny_config, tiny_model
+from builders import generators, random_obs, tiny_config, tiny_model, tiny_spec
 from difftori.planning.multi_start import MultiStartPlanner
 from difftori.planning.returns import plan_return
 
@@ -15,9 +17,11 @@ def config(**keys: object) -> object:
 
 
 @pytest.mark.parametrize("mode", ["truncated", "implicit"])
-def test_plans_learn_and_rows_are_independent(mode: str) -> None:
+@pytest.mark.parametrize("episodic", [False, True])
+def test_plans_learn_and_rows_are_independent(mode: str, episodic: bool) -> None:
     tiny = config(backward_mode=mode)
-    model, obs = tiny_model(tiny), random_obs(3)
+    model = tiny_model(tiny, replace(tiny_spec(), can_terminate=episodic))
+    obs = random_obs(3)
     planner = MultiStartPlanner(model, tiny.trajectory)
     other = torch.cat([obs[:1], random_obs(2, seed=5)])
     plans = []
@@ -45,6 +49,9 @@ def test_plans_learn_and_rows_are_independent(mode: str) -> None:
     gradients = torch.autograd.grad(loss, model.plan_parameters(), allow_unused=True)
     assert all(g is None or g.isfinite().all() for g in gradients)
     assert sum(float(g.norm()) for g in gradients if g is not None) > 0
+    if episodic:
+        ends = dict(zip(model.plan_parameters(), gradients, strict=True))
+        assert ends[model._termination[0].weight].norm() > 0
 
 
 @pytest.mark.parametrize("place", ["_dynamics", "_reward", "_Q1", "_pi", "_encoder"])
