@@ -36,7 +36,7 @@ def row(folder: Path) -> dict[str, Any]:
         "threads": sessions[-1]["threads"],
         "device": sessions[-1]["device"],
         "git_commit": sessions[-1]["git_commit"][:10],
-        "command": "src/train.py " + " ".join(sessions[0]["overrides"]),
+        "command": "src/train.py " + " ".join(sessions[0]["overrides"] or []),
     }
 
 
