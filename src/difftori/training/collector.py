@@ -77,10 +77,9 @@ class Collector:
             raise EpisodeFailedError(f"the environment's step raised {error!r}") from error
         if not np.isfinite(reward):
             raise EpisodeFailedError(f"the reward was {reward}")
-        episode.obs.append(_finite_obs(next_obs))
-        episode.action.append(action)
-        episode.reward.append(float(reward))
-        episode.terminated.append(bool(terminated))
+        episode.add(
+            _finite_obs(next_obs), action=action, reward=float(reward), terminated=bool(terminated)
+        )
         episode.carry = plan.carry
         if "success" in info:
             episode.success = float(info["success"])
@@ -128,7 +127,7 @@ class Collector:
         try:
             obs = [self._reset(episode.seed)]
             assert self.env is not None
-            for action in episode.action:
+            for action in episode.steps["action"]:
                 obs.append(self.env.step(action)[0])
             if np.array_equal(np.stack(obs), np.stack(episode.obs)):
                 return True
