@@ -95,7 +95,7 @@ def test_no_renderer(
 def test_too_little_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("difftori.training.resources.available_memory", lambda: 1000)
+    monkeypatch.setattr("difftori.training.resources.available_memory", lambda device: 1000)
     assert doctor.examine(["preset=debug", f"log_dir={tmp_path}", *POINT]) == 1
     verdict, text = lines(capsys)["run"]
     assert verdict == "fix"

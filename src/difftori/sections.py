@@ -64,6 +64,7 @@ class RunConfig(Section):
     log_dir: Path
     compile: bool
     cuda_graphs: bool = True
+    prefetch: bool = True
     start_from: Path | None
     resume: bool
     overwrite: bool

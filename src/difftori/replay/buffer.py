@@ -8,14 +8,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from difftori.devices import upload
+from difftori.replay import layout
 from difftori.replay.fields import episode_arrays, from_rows, row_width
-from difftori.replay.layout import (
-    episode_rows,
-    frame_shape,
-    slot_bytes,
-    slots_needed,
-    stack_frames,
-)
 from difftori.replay.priorities import PriorityTree
 from difftori.replay.storage import RowStore
 from difftori.types import Batch, EnvSpec, Episode
@@ -75,8 +69,8 @@ class ReplayBuffer:
         self._generator = generator
         self._always_with_replacement = always_with_replacement
         device = torch.device(storage_device)
-        self._slots = slots_needed(spec, capacity)
-        shape = frame_shape(spec.obs_shape, spec.frame_stack)
+        self._slots = layout.slots_needed(spec, capacity)
+        shape = layout.frame_shape(spec.obs_shape, spec.frame_stack)
         pin = device.type == "cpu" and self._compute_device.type == "cuda"
         self._frames = RowStore(self._slots, shape, spec.obs_dtype, device, pin=pin)
         # all fields side by side, to be gathered at once
@@ -119,7 +113,7 @@ class ReplayBuffer:
     @property
     def stored_bytes(self) -> int:
         """Bytes in use; what is allocated ahead comes on top, see ``RowStore``."""
-        return (self._end_slot - self._first_slot) * slot_bytes(self.spec)
+        return (self._end_slot - self._first_slot) * layout.slot_bytes(self.spec)
 
     def episode(self, number: int) -> Episode:
         """The live episode with that running number. Raises KeyError if it is not stored."""
@@ -141,7 +135,7 @@ class ReplayBuffer:
         Raises ValueError, and stores nothing, if the episode is empty, longer than the capacity,
         not of the environment's shapes and types, not finite, or not a running stack of frames.
         """
-        rows = episode_rows(episode, self.spec, self.capacity)
+        rows = layout.episode_rows(episode, self.spec, self.capacity)
         largest = float(self._tree.max())
         priority = torch.zeros(len(episode) + 1, dtype=torch.float64)
         # before anything can be drawn the largest priority is zero, and would stay so for ever
@@ -181,7 +175,11 @@ class ReplayBuffer:
     # ---- out
 
     def sample(self, batch_size: int) -> Batch:
-        """A batch of B = ``batch_size`` sequences of H transitions, by priority.
+        """A batch of B = ``batch_size`` sequences of H transitions, by priority."""
+        return self.gather(*self.draw(batch_size))
+
+    def draw(self, batch_size: int) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
+        """Where the sequences of a batch begin, by priority, and their weights.
 
         The weights are Schaul et al.'s (N · P(i))^-β over their maximum in the batch. In that
         quotient N and the sum of the masses cancel, and (smallest mass / mass)^β is left.
@@ -196,10 +194,12 @@ class ReplayBuffer:
             )
         index = self._draw(batch_size)
         mass = self._tree.mass[index]
-        weight = ((mass.min() / mass) ** self._beta).float()
+        return index, ((mass.min() / mass) ** self._beta).float()
+
+    def gather(self, index: Int[Tensor, "B"], weight: Float[Tensor, "B"]) -> Batch:
+        """The sequences that begin at ``index``, on the computing device."""
         obs, device = self._observations(index, self.horizon), self._compute_device
-        after = torch.arange(self.horizon)[:, None]
-        left = self._steps_left[index]
+        after, left = torch.arange(self.horizon)[:, None], self._steps_left[index]
         steps = (index + torch.minimum(after, left - 1)) % self._slots
         fields = upload(self._fields.gather(steps), device)
         inside = (after < left)[..., None].float() if self.spec.can_terminate else None
@@ -254,17 +254,11 @@ class ReplayBuffer:
 
     def _observations(self, slots: Tensor, after: int) -> Tensor:
         """``[after + 1, n, *O]`` observations in ``slots [n]`` and the ``after`` next of each."""
-        stack = self.spec.frame_stack
-        offset = torch.arange(1 - stack, after + 1)[:, None]
-        if stack > 1:
-            # before an episode's first frame there is only that frame again
-            offset = torch.maximum(offset, -self._step[slots].long())
-        if self.spec.can_terminate:
-            # beyond an episode's last observation there is only that one again
-            offset = torch.minimum(offset, self._steps_left[slots].long())
+        left = self._steps_left[slots] if self.spec.can_terminate else None
+        offset = layout.frame_offsets(self.spec.frame_stack, after, self._step[slots], left)
         frames = self._frames.gather((slots + offset) % self._slots)
         # moved to the computing device as single frames, and only there copied into stacks
-        return stack_frames(upload(frames, self._compute_device), stack)
+        return layout.stack_frames(upload(frames, self._compute_device), self.spec.frame_stack)
 
     # ---- resume
 
@@ -296,7 +290,7 @@ class ReplayBuffer:
         self._first_slot = self._end_slot = int(state["first_slot"])
         self._episodes_added = int(state["first_episode"])
         for episode in episodes:
-            self._append(*episode_rows(episode, self.spec, self.capacity))
+            self._append(*layout.episode_rows(episode, self.spec, self.capacity))
         priority, mass = torch.as_tensor(state["priority"]), torch.as_tensor(state["mass"])
         slots = torch.arange(self._first_slot, self._end_slot) % self._slots
         found = (self._episodes_added, len(slots))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from difftori.replay.fields import row_width, to_rows, transition_fields
@@ -64,6 +64,23 @@ def stack_frames(
         return frames
     steps = len(frames) - stack + 1
     return torch.cat([frames[k : k + steps] for k in range(stack)], dim=2)
+
+
+def frame_offsets(
+    stack: int, after: int, step: Int[Tensor, "n"], steps_left: Int[Tensor, "n"] | None
+) -> Int[Tensor, "frames n_or_1"]:
+    """Slots from an observation's own to those of the frames of it and of the ``after`` next.
+
+    Args:
+        step: of the observation in its episode.
+        steps_left: transitions to its episode's end; None where no frame can lie beyond.
+    """
+    offset = torch.arange(1 - stack, after + 1)[:, None]
+    if stack > 1:
+        # before an episode's first frame there is only that frame again
+        offset = torch.maximum(offset, -step.long())
+    # beyond an episode's last observation there is only that one again
+    return offset if steps_left is None else torch.minimum(offset, steps_left.long())
 
 
 def episode_rows(episode: Episode, spec: EnvSpec, longest: int) -> tuple[Tensor, Tensor]:

@@ -54,10 +54,11 @@ def announce(
             f"max_buffer_size={capacity} is too small: a batch of {config.learner.batch_size} "
             f"sequences cannot be drawn from so few episodes of {spec.episode_length} agent steps"
         )
-    room = available_memory() if run.buffer_device == "cpu" else None
+    room = available_memory(torch.device(run.buffer_device))
     if room is not None and need > room:
+        place = "this machine" if run.buffer_device == "cpu" else run.buffer_device
         raise ConfigError(
-            f"the replay buffer needs {format_bytes(need)}, and this machine has "
+            f"the replay buffer needs {format_bytes(need)}, and {place} has "
             f"{format_bytes(room)} free; lower max_buffer_size or train_steps"
         )
 
@@ -81,8 +82,10 @@ def checkpoint_bytes(model: WorldModel) -> int:
     return 7 * sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def available_memory() -> int | None:
-    """Bytes of memory that can be had without swapping; None where the system does not say."""
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that can be had there without swapping; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     try:
         text = Path("/proc/meminfo").read_text()
     except OSError:

@@ -32,7 +32,7 @@ from difftori.monitoring.provenance import record_session
 from difftori.monitoring.status import State, clear_queued, describe, write_status
 from difftori.monitoring.trackers import start_trackers
 from difftori.planning.actor import Actor
-from difftori.replay import ReplayBuffer
+from difftori.replay import Batches, ReplayBuffer
 from difftori.training.allocator import keep_freed_memory
 from difftori.training.collector import Collector, EpisodeFailedError
 from difftori.training.evaluation import refuse_unless_filmed
@@ -183,7 +183,7 @@ def build_trainer(
         generator=streams.acting,
         max_nonfinite=run.max_nonfinite,
     )
-    averages = Averages()
+    averages, ahead = Averages(), run.prefetch and device.type == "cuda"
     trainer = Trainer(
         config=config,
         spec=spec,
@@ -216,6 +216,7 @@ def build_trainer(
             console=console,
         ),
         buffer=buffer,
+        batches=Batches(buffer, config.learner.batch_size, device, ahead=ahead),
         averages=averages,
         streams=streams,
         metrics=metrics,

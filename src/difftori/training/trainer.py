@@ -22,7 +22,7 @@ from difftori.model.world_model import WorldModel
 from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
 from difftori.planning.actor import Actor
-from difftori.replay import ReplayBuffer
+from difftori.replay import Batches, ReplayBuffer
 from difftori.training.collector import Collector, EpisodeFailedError
 from difftori.training.scheduled_evaluation import Evaluator
 from difftori.training.seeding import RandomStreams
@@ -46,6 +46,7 @@ class Trainer:
     collector: Collector
     evaluator: Evaluator
     buffer: ReplayBuffer
+    batches: Batches
     averages: Averages
     """of what is logged with the next episode"""
     streams: RandomStreams
@@ -126,7 +127,7 @@ class Trainer:
                 self._keep(episode)
             elif collector.open is not None and self._updates_while_acting:
                 for _ in range(self.config.run.updates_per_step):
-                    self._update(counters.agent_step - 1)
+                    self._update(counters.agent_step - 1, more=False)
             self._safe_point()
 
     def _keep(self, episode: OpenEpisode) -> None:
@@ -163,7 +164,7 @@ class Trainer:
         self.console.phase("updating", counters.updates_planned)
         while counters.updates_left:
             done = counters.updates_planned - counters.updates_left
-            self._update(counters.episode_start_step + done // each)
+            self._update(counters.episode_start_step + done // each, more=counters.updates_left > 1)
             counters.updates_left -= 1
             self.console.phase_step(done + 1)
             self._safe_point()
@@ -172,12 +173,12 @@ class Trainer:
         self._log_episode()
         counters.phase = "evaluating"
 
-    def _update(self, step: int) -> None:
-        """One update of model and policy; ``step`` is the agent step it belongs to."""
-        batch = self.buffer.sample(self.config.learner.batch_size)
+    def _update(self, step: int, *, more: bool) -> None:
+        """One update, of the agent step ``step``; ``more``: another one follows at once."""
+        batch = self.batches.next(more=more)
         result = self.learner.update(batch, step)
         if result.finite:
-            self.buffer.update_priorities(batch.index, result.priority)
+            self.batches.update_priorities(batch.index, result.priority)
             self.averages.add(result.losses)
         self.counters.update += 1
         self.counters.update_step = step
@@ -231,6 +232,7 @@ class Trainer:
             "model": dict(self.model.state_dict()),
             "learner": self.learner.state_dict(),
             "plan_gradient": self.plan_gradient.state_dict(),
+            "batches": self.batches.state_dict(),
             "random": self.streams.state_dict(),
             "collector": self.collector.state_dict(),
             "last_episode": dict(self._last_episode),
@@ -249,6 +251,7 @@ class Trainer:
                 "the run goes on on another device, with new random numbers: it will not end in "
                 "the bytes that it would have ended in"
             )
+        self.batches.load_state_dict(state.get("batches"))
         self.collector.load_state_dict(state["collector"])
         self._last_episode = dict(state["last_episode"])
         self.averages.load_state_dict(state["averages"])

@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from builders import tiny_config, tiny_spec
+from difftori.config import ConfigError
+from difftori.training.resources import announce
+
+
+@pytest.mark.parametrize(("free_bytes", "fits"), [(10**6, False), (10**12, True)])
+def test_a_buffer_on_the_gpu_has_to_fit_its_free_memory(
+    monkeypatch: pytest.MonkeyPatch, free_bytes: int, fits: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 10**12))
+    config = tiny_config("mode=default", "modality=pixels")
+    run = config.run.model_copy(update={"buffer_device": "cuda:1"})
+    config = config.model_copy(update={"run": run})
+
+    def check() -> None:
+        announce(config, tiny_spec("pixels"), torch.device("cuda"), 0, 0)
+
+    if fits:
+        check()
+    else:
+        with pytest.raises(ConfigError, match="and cuda:1 has 1 MB free; lower max_buffer_size"):
+            check()
