@@ -1,12 +1,13 @@
 # make train   sets everything up in .venv and trains; ARGS="task=… mode=…" trains anything else
 # make test    sets everything up, then lint, types and all tests
+# make gpu-check   ten minutes at most on this machine's GPU: results/gpu/NAME.md; installs nothing
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?= task=cartpole-swingup mode=back_plan preset=quick
 
-.PHONY: train test lint types setup setup-dev clean
+.PHONY: gpu-check train test lint types setup setup-dev clean
 
 train: setup
 	$(BIN)/python src/train.py $(ARGS)
@@ -20,6 +21,10 @@ lint: setup-dev
 
 types: setup-dev
 	$(BIN)/mypy
+
+# with what is installed: the environment's Python, or else another one
+gpu-check:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_check.py $(CHECK)
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev

@@ -19,9 +19,16 @@ def median_ms(function: Callable[[], Any], repeats: int) -> float:
 
 
 def timed_ms(function: Callable[[], Any]) -> float:
+    """Until the GPU, if there is one, has done all that it was asked for."""
     begin = time.perf_counter()
     function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return 1e3 * (time.perf_counter() - begin)
+
+
+def gpu_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
 
 
 MOST_THREADS = torch.get_num_threads()
@@ -32,13 +39,14 @@ def thread_counts() -> list[int]:
     return sorted({1, MOST_THREADS}, reverse=True)
 
 
-def product_rate(dtype: torch.dtype) -> float:
+def product_rate(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a product [2560, 512] · [512, 512], by the fastest kernel and thread count."""
-    a, b = torch.randn(2560, 512).to(dtype), torch.randn(512, 512).to(dtype)
+    a, b = (torch.randn(rows, 512).to(device, dtype) for rows in (2560, 512))
     flops, best = 2 * 2560 * 512 * 512, 0.0
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     for threads in thread_counts():
-        for precision in ("highest", "medium"):
+        # on a GPU the second would round to TF32
+        for precision in ("highest", "medium") if device.type == "cpu" else ("highest",):
             torch.set_num_threads(threads)
             torch.set_float32_matmul_precision(precision)
             best = max(best, 1e3 * flops / median_ms(lambda: a @ b, 20))
@@ -47,10 +55,11 @@ def product_rate(dtype: torch.dtype) -> float:
     return best
 
 
-def weight_bandwidth(total_bytes: int) -> float:
+def weight_bandwidth(total_bytes: int, device: torch.device) -> float:
     """Bytes/s of products with one vector, over a set of matrices as large as a plan's weights."""
-    matrices = [torch.randn(512, 512) for _ in range(max(1, total_bytes // (4 * 512 * 512)))]
-    vector, best = torch.randn(512), 0.0
+    count = max(1, total_bytes // (4 * 512 * 512))
+    matrices = list(torch.randn(count, 512, 512, device=device))
+    vector, best = torch.randn(512, device=device), 0.0
 
     def read_all() -> None:
         for matrix in matrices:

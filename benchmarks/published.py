@@ -14,12 +14,13 @@ from torch.nn import functional
 
 from difftori.config import Config
 from difftori.model.world_model import WorldModel
+from difftori.sections import MppiConfig
 from difftori.types import Batch
 
 
 def plan_return(model: WorldModel, z: Tensor, actions: Tensor, discount: float) -> Tensor:
     """G of actions ``[H, B, A]`` from z, one step after the other."""
-    total, weight = torch.zeros(len(z), 1), 1.0
+    total, weight = z.new_zeros(len(z), 1), 1.0
     for action in actions:
         reward, z = model.reward(z, action), model.next_latent(z, action)
         total = total + weight * reward
@@ -47,7 +48,7 @@ class Planner:
             z = model.encode(aux_vars[0].tensor)
             return config.value_offset - plan_return(model, z, actions, config.discount)
 
-        objective = th.Objective()
+        objective = th.Objective().to(obs.device)
         objective.add(
             th.AutoDiffCostFunction(
                 [th.Vector(tensor=torch.zeros_like(first_guess), name="actions")],
@@ -91,6 +92,45 @@ class Planner:
         return torch.stack(actions, dim=1).flatten(1)
 
 
+@torch.no_grad()
+def sample_plan(
+    model: WorldModel, config: MppiConfig, obs: Tensor, horizon: int, generator: torch.Generator
+) -> Tensor:
+    """The first action ``[1, A]`` of TD-MPC's sampling planner, without exploration."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=obs.device)
+
+    samples, policies, actions = config.num_samples, config.num_policy_samples, model.action_dim
+    z = model.encode(obs).repeat(policies, 1)
+    noise, rollout = config.min_std * normal(horizon, policies, actions), []
+    for t in range(horizon):
+        rollout.append(model.policy(z, noise[t]))
+        z = model.next_latent(z, rollout[-1])
+    z = model.encode(obs).repeat(samples + policies, 1)
+    mean = z.new_zeros(horizon, actions)
+    std = torch.full_like(mean, 2.0)
+    for _ in range(config.iterations):
+        drawn = mean.unsqueeze(1) + std.unsqueeze(1) * normal(horizon, samples, actions)
+        candidates = torch.cat([drawn.clamp(-1, 1), torch.stack(rollout)], dim=1)
+        value, at, weight = 0.0, z, 1.0
+        for action in candidates:
+            reward, at = model.reward(at, action), model.next_latent(at, action)
+            value, weight = value + weight * reward, weight * config.discount
+        last = model.policy(at, config.min_std * normal(samples + policies, actions))
+        value = (value + weight * torch.minimum(*model.q(at, last))).squeeze(1).nan_to_num(0)
+        best = value.topk(config.num_elites).indices
+        elites, values = candidates[:, best], value[best]
+        score = torch.exp(config.temperature * (values - values.max()))
+        score = (score / score.sum())[:, None]
+        elite_mean = (score * elites).sum(dim=1)
+        deviation = (score * (elites - elite_mean.unsqueeze(1)).square()).sum(dim=1).sqrt()
+        std = deviation.clamp(config.min_std, 2.0)
+        mean = config.momentum * mean + (1 - config.momentum) * elite_mean
+    chosen = torch.multinomial(score.squeeze(1), 1, generator=generator)
+    return elites[0, chosen]
+
+
 class Agent:
     """The model update, and the policy-gradient loss through the plan."""
 
@@ -120,8 +160,8 @@ class Agent:
         z = model.encode(obs)
         latents = [z.detach()]
         names = ("consistency_loss", "reward_loss", "value_loss", "value_s_loss")
-        losses = {name: torch.zeros(len(z), 1) for name in names}
-        priority = torch.zeros(len(z), 1)
+        losses = {name: z.new_zeros(len(z), 1) for name in names}
+        priority = z.new_zeros(len(z), 1)
         for t, (action, reward) in enumerate(zip(batch.action, batch.reward, strict=True)):
             rho = config.rho**t
             q = model.q(z, action)
@@ -146,7 +186,7 @@ class Agent:
             obs = next_obs
         coefficients = (config.consistency_coef, config.reward_coef)
         coefficients += (config.value_coef, config.value_coef)
-        total = torch.zeros(len(z), 1)
+        total = z.new_zeros(len(z), 1)
         for coefficient, loss in zip(coefficients, losses.values(), strict=True):
             total = total + coefficient * loss.clamp(max=1e4)
         weighted = (total.squeeze(1) * batch.weight).mean()
@@ -171,7 +211,7 @@ class Agent:
         critics = [*model._Q1.parameters(), *model._Q2.parameters()]
         for parameter in critics:
             parameter.requires_grad_(False)
-        loss = torch.zeros(())
+        loss = latents[0].new_zeros(())
         for t, z in enumerate(latents):
             action = model.policy(z, self._noise(z))
             loss = loss - config.rho**t * torch.minimum(*model.q(z, action)).mean()
@@ -194,7 +234,7 @@ class Agent:
 
     def _noise(self, z: Tensor) -> Tensor | None:
         std = self.config.min_std
-        return std * torch.randn(len(z), self.model.action_dim) if std else None
+        return std * torch.randn(len(z), self.model.action_dim, device=z.device) if std else None
 
     def _augmented(self, obs: Tensor) -> Tensor:
         """DrQ's random shift: one bilinear sample of the padded images."""
@@ -204,9 +244,10 @@ class Agent:
         pad, size = 4, obs.shape[-1]
         padded = functional.pad(obs, (pad, pad, pad, pad), mode="replicate")
         step = 2.0 / (size + 2 * pad)
-        line = torch.linspace(-1 + step / 2, 1 - step / 2, size + 2 * pad)[:size]
+        ends, device = (-1 + step / 2, 1 - step / 2), obs.device
+        line = torch.linspace(*ends, size + 2 * pad, device=device)[:size]
         grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
-        offsets = torch.randint(0, 2 * pad + 1, (len(obs), 1, 1, 2)) * step
+        offsets = torch.randint(0, 2 * pad + 1, (len(obs), 1, 1, 2), device=device) * step
         return functional.grid_sample(padded, grid + offsets, align_corners=False)
 
 

@@ -14,9 +14,11 @@ import argparse
 import copy
 import json
 import logging
+import math
 import re
 import statistics
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -30,9 +32,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from cases import ROWS, Bench, Case
+from bench import WAYS, Bench, Case
+from cases import CPU_ONLY, GPU_ONLY, ROWS
 from machine import thread_counts, timed_ms
 
+from difftori.compiling.float32_matmul import set_tf32
 from difftori.training.allocator import keep_freed_memory
 
 
@@ -59,7 +63,9 @@ def measure(case: Case) -> Measured:
 
 def best_threads(function: Callable[[], Any]) -> int:
     """The number of threads with the fastest of three calls each, taken in turns."""
-    taken: dict[int, list[float]] = {threads: [] for threads in thread_counts()}
+    on_gpu = torch.cuda.is_initialized()
+    counts = thread_counts()[:1] if on_gpu else thread_counts()
+    taken: dict[int, list[float]] = {threads: [] for threads in counts}
     for _ in range(4):
         for threads, times in taken.items():
             torch.set_num_threads(threads)
@@ -113,9 +119,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="NAME")
     parser.add_argument("--json", type=Path, help="write the numbers to this file too")
-    parser.add_argument("--eager", action="store_true", help="ours without compile=true")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    text = "what ours is: compiled, and recorded as CUDA graphs"
+    parser.add_argument("--way", choices=WAYS, help=f"{text} (on a GPU: both)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no row after that")
     parser.add_argument(
         "--profiles",
         type=Path,
@@ -123,17 +132,27 @@ def main() -> None:
         help="write where our time goes to NAME.txt there",
     )
     arguments = parser.parse_args()
+    arguments.way = arguments.way or ("compiled" if arguments.device == "cpu" else "both")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     console = Console(width=None if sys.stdout.isatty() else 160)
     keep_freed_memory()
+    set_tf32(False)
+    device = torch.device(arguments.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elsewhere = CPU_ONLY if device.type == "cuda" else GPU_ONLY
+    begin = time.monotonic()
     if arguments.profiles:
         arguments.profiles.mkdir(parents=True, exist_ok=True)
         torch._inductor.config.cpp.enable_kernel_profile = True
     console.print("measuring this machine's rates …")
-    bench = Bench(compiled=not arguments.eager)
+    bench = Bench(arguments.way, device)
     console.print(bench.machine_line)
     done: list[tuple[Case, Measured]] = []
-    for name in arguments.rows:
+    for name in arguments.rows or [name for name in ROWS if name not in elsewhere]:
+        if time.monotonic() - begin > arguments.seconds:
+            console.print(f"{name}: not begun, the time is over")
+            continue
         console.print(f"{name} …")
         case = ROWS[name](bench)
         done.append((case, measure(case)))

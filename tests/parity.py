@@ -22,6 +22,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from difftori.compiling.compiler import Compiler
+from difftori.compiling.cuda_graphs import CudaGraphs
 from difftori.config import Config, compose
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient
@@ -45,6 +46,11 @@ FULL_HORIZON_STEP = 10**9
 
 class StrictCompiler(Compiler):
     """Has no eager fallback: numbers of the eager code would say nothing of the compiled one."""
+
+    @classmethod
+    def of(cls, config: Config) -> "StrictCompiler":
+        """On a GPU a case's first plans and updates run as they are; the last are recordings."""
+        return cls(config.run.compile, graphs=CudaGraphs(config.run.cuda_graphs))
 
     def _first_run(self, name: str, *args: Any) -> Any:
         result, version = super()._first_run(name, *args)
@@ -73,22 +79,25 @@ class Case:
     data: dict[str, Tensor]
     overrides: Sequence[str] = ()
     """keys of the command line, such as ``compile=true``"""
+    device: str = "cpu"
+    """where everything is computed; the numbers to compare with lie there too"""
 
     @classmethod
-    def load(cls, json_path: Path, overrides: Sequence[str] = ()) -> "Case":
+    def load(cls, json_path: Path, overrides: Sequence[str] = (), device: str = "cpu") -> "Case":
         with np.load(json_path.with_suffix(".npz")) as arrays:
-            data = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+            data = {key: torch.from_numpy(arrays[key]).to(device) for key in arrays.files}
         return cls(
             name=json_path.stem,
             hyper=json.loads(json_path.read_text()),
             weights=torch.load(json_path.with_suffix(".pt"), weights_only=True),
             data=data,
             overrides=overrides,
+            device=device,
         )
 
     def config(self, mode: str) -> Config:
         known = {k: v for k, v in self.hyper.items() if k not in ("obs_shape", "action_dim")}
-        known |= {"device": "cpu", "augmentation": "none", "clip_actions": False}
+        known |= {"device": self.device, "augmentation": "none", "clip_actions": False}
         known |= {"theseus_start_step": 0, "seed_steps": 0}
         modality = known.pop("modality")
         return compose(f"mode={mode}", f"modality={modality}", *self.overrides, **known)
@@ -98,11 +107,11 @@ class Case:
         spec = EnvSpec("case", self.hyper["modality"], shape, self.hyper["action_dim"], 1000, 1)
         model = WorldModel(spec, config.model)
         model.load_state_dict(self.weights["model"])
-        return model
+        return model.to(self.device)
 
 
 def absolute(quantity: str, ours: Tensor, theirs: Tensor, tolerance: float = ABSOLUTE) -> Deviation:
-    difference = (ours.detach().reshape(theirs.shape) - theirs).abs()
+    difference = (ours.detach().to(theirs.device).reshape(theirs.shape) - theirs).abs()
     return Deviation(quantity, float(difference.max()), tolerance)
 
 
@@ -128,14 +137,14 @@ def act(actor: Actor, obs: Tensor, differentiate: bool) -> Any:
         update_step=FULL_HORIZON_STEP,
         carry=None,
         explore=True,
-        generators=[torch.Generator()],
+        generators=[torch.Generator(obs.device)],
         differentiate=differentiate,
     )
 
 
 def check_theseus_forward(case: Case) -> Iterator[Deviation]:
     config = case.config("theseus_forward")
-    actor = Actor(case.model(config), config, StrictCompiler(config.run.compile))
+    actor = Actor(case.model(config), config, StrictCompiler.of(config))
     actions = torch.cat([act(actor, obs, False).action for obs in case.data["plan/obs"]])
     yield absolute("theseus_forward/action", actions, case.data["theseus_forward/action"])
 
@@ -143,7 +152,7 @@ def check_theseus_forward(case: Case) -> Iterator[Deviation]:
 def check_back_plan(case: Case) -> Iterator[Deviation]:
     config, data = case.config("back_plan"), case.data
     model = case.model(config)
-    actor = Actor(model, config, StrictCompiler(config.run.compile))
+    actor = Actor(model, config, StrictCompiler.of(config))
     learning = config.plan_gradient
     plan_gradient = PlanGradient(
         model, lr=learning.lr, max_norm=learning.grad_clip_norm_a, max_nonfinite=1
@@ -186,9 +195,9 @@ def check_update(case: Case) -> Iterator[Deviation]:
     learner = Learner(
         model,
         config.learner,
-        generator=torch.Generator(),
+        generator=torch.Generator(case.device),
         max_nonfinite=1,
-        compiler=StrictCompiler(config.run.compile),
+        compiler=StrictCompiler.of(config),
     )
     learner.target.load_state_dict(case.weights["model_target"])
     horizon = config.learner.horizon
@@ -210,7 +219,7 @@ def check_update(case: Case) -> Iterator[Deviation]:
         priorities.append(result.priority)
     for key, theirs in data.items():
         if key.startswith("update/info/"):
-            ours = torch.tensor(infos[key.rpartition("/")[2]])
+            ours = torch.tensor(infos[key.rpartition("/")[2]], device=case.device)
             scale = theirs.abs().clamp(min=1)
             yield absolute(key, ours / scale, theirs / scale)
     ours = torch.stack(priorities)
@@ -247,6 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of reference cases")
     text = "keys for every case, e.g. compile=true solver=published"
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     arguments = parser.parse_args(argv)
     folder = arguments.folder
@@ -257,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = 0
     for path in cases:
         print(f"{path.stem}")
-        for deviation in run_case(Case.load(path, arguments.overrides)):
+        for deviation in run_case(Case.load(path, arguments.overrides, arguments.device)):
             mark = "ok  " if deviation.ok else "FAIL"
             failed += not deviation.ok
             note = f"  ({deviation.note})" if deviation.note else ""
