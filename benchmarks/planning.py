@@ -1,0 +1,214 @@
+"""Planners against each other on trained models: what they gain, cost and earn.
+
+    python benchmarks/planning.py logs/cheetah-run/state/default/default/1 --out results/planning
+
+For each run and horizon a row for each planner:
+
+    gain       of G over the policy's rollout, as a share of what MPPI's best candidate gains; G is
+               computed by its definition, on states that the noisy policy visits, each planner
+               carrying on from step to step
+    ms         milliseconds of processor time for a plan, on one thread, alone and in a batch of
+               ten; medians, planners in turns
+    return     of real episodes in which that planner acts with that model; mean and 95 % interval
+    zero       share of plans whose derivative is exactly zero
+    iterations taken, at most those that the planner's name says
+    distance   from stationary: median norm of the gradient of G over the free coordinates
+"""
+
+import argparse
+import csv
+import json
+import sys
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from planners import DEVICE, Measured, make_planner, plan_along, planner_keys, streams, summary
+
+from difftori.agent import FULLY_TRAINED_STEP, Agent, load_agent
+from difftori.config import ConfigError
+from difftori.training.evaluation import evaluate
+
+PLANNERS = (
+    *("policy", "mppi", "mppi-512", "published-5", "published-20", "published-50"),
+    *("published-200", "trust-region-4", "trust-region", "trust-region-16"),
+)
+ACTING = ("policy", "mppi", "published-20", "published-50", "trust-region")
+COLUMNS = (
+    *("task", "planner", "horizon", "batch", "gain_share", "ms", "return_mean", "return_interval"),
+    *("zero_gradient_share", "iterations", "distance"),
+)
+
+
+def measure(
+    agent: Agent,
+    observations: Tensor,
+    horizon: int,
+    arguments: argparse.Namespace,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Rows of one model and horizon."""
+    task = agent.spec.task
+    keys = dict(key.split("=", 1) for key in arguments.keys)
+    planners = {name: make_planner(name, agent, horizon, keys) for name in arguments.planners}
+    results = {name: Measured() for name in planners}
+    bar = progress.add_task(f"{task} H={horizon}: plans", total=2 * arguments.steps)
+    for _ in plan_along(planners, agent, observations, results):
+        progress.advance(bar)
+    acting = [name for name in planners if name in arguments.acting and arguments.episodes]
+    bar = progress.add_task(f"{task} H={horizon}: episodes", total=len(acting))
+    for name in acting:
+        results[name].returns = real_returns(agent, planners[name], arguments.episodes)
+        progress.advance(bar)
+    rows = []
+    for name in planners:
+        numbers = vars(summary(name, results))
+        for batch, ms in numbers.pop("ms").items():
+            rows.append(
+                {"task": task, "planner": name, "horizon": horizon, "batch": batch, "ms": ms}
+                | numbers
+            )
+    return rows
+
+
+def real_returns(agent: Agent, planner: Any, episodes: int) -> list[float]:
+    with ExitStack() as stack:
+        envs = [stack.enter_context(closing(agent.make_control_env())) for _ in range(episodes)]
+        scored = evaluate(
+            planner,
+            envs,
+            seeds=[7000 + number for number in range(episodes)],
+            agent_step=FULLY_TRAINED_STEP,
+            update_step=FULLY_TRAINED_STEP,
+            device=DEVICE,
+        )
+    return list(scored.rewards)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """One table for each task and horizon; both batch sizes in a line."""
+    lines = []
+    for task, horizon in dict.fromkeys((row["task"], row["horizon"]) for row in rows):
+        lines += [f"### {task}, H = {horizon}", ""]
+        lines += [
+            "| planner | gain | ms alone | ms of ten | return | zero | iterations | distance |"
+        ]
+        lines += ["| --- " + "| ---: " * 7 + "|"]
+        chosen = [row for row in rows if (row["task"], row["horizon"]) == (task, horizon)]
+        for row in chosen:
+            if row["batch"] != 1:
+                continue
+            ten = next(r for r in chosen if r["planner"] == row["planner"] and r["batch"] == 10)
+            earned = "–"
+            if row["return_mean"] is not None:
+                earned = f"{row['return_mean']:.0f} ± {row['return_interval']:.0f}"
+            zero, iterations = row["zero_gradient_share"], row["iterations"]
+            lines.append(
+                f"| {row['planner']} | {row['gain_share']:.2f} | {row['ms']:.2f} | {ten['ms']:.2f} "
+                f"| {earned} | {'–' if zero is None else f'{100 * zero:.1f} %'} "
+                f"| {'–' if iterations is None else f'{iterations:.1f}'} | {row['distance']:.3f} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def picture(rows: list[dict[str, Any]], path: Path) -> None:
+    """Gain against time, a panel for each task, for the longest horizon."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    horizon = max(row["horizon"] for row in rows)
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    figure, panels = pyplot.subplots(1, len(tasks), figsize=(3.6 * len(tasks), 3.2), squeeze=False)
+    for task, panel in zip(tasks, panels[0], strict=True):
+        for kind in ("published", "trust-region", "mppi"):
+            chosen = [
+                row
+                for row in rows
+                if row["planner"].startswith(kind)
+                and (row["task"], row["horizon"], row["batch"]) == (task, horizon, 10)
+            ]
+            chosen.sort(key=lambda row: row["ms"])
+            times, gains = [row["ms"] for row in chosen], [row["gain_share"] for row in chosen]
+            panel.plot(times, gains, marker="o", label=kind)
+        panel.set(title=f"{task}, H = {horizon}", xscale="log", xlabel="ms per plan, batch of ten")
+    panels[0][0].set_ylabel("gain in G, share of MPPI's")
+    panels[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def arguments_of_command() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
+    names = "policy, mppi, mppi-SAMPLES, published-ITERATIONS, trust-region[-ITERATIONS]"
+    add("--planners", nargs="+", default=PLANNERS, metavar="NAME", help=names)
+    add("--acting", nargs="*", default=ACTING, metavar="NAME", help="those for real episodes")
+    add("--horizons", nargs="+", type=int, default=[3, 5], metavar="H", help="agent steps")
+    add("--steps", type=int, default=16, help="agent steps of each of ten streams")
+    add("--episodes", type=int, default=10, help="real episodes; 0: none")
+    add("--keys", nargs="*", default=[], metavar="KEY=VALUE", help="of a run, for the planners")
+    add("--json", type=Path, metavar="FILE", help="write the rows there")
+    add("--out", type=Path, metavar="FOLDER", help="write table, rows and picture there")
+    arguments = parser.parse_args()
+    if "mppi" not in arguments.planners:
+        parser.error("--planners needs mppi: gains are shares of its")
+    try:
+        for name in arguments.planners:
+            planner_keys(name)
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments
+
+
+def load(run: Path) -> Agent:
+    """With the weights of the end of training, if there are any."""
+    weights = run / "models" / "model.pt"
+    agent = load_agent(run, weights if weights.exists() else None, device="cpu")
+    agent.actor._model.requires_grad_(False)
+    return agent
+
+
+def main() -> None:
+    arguments = arguments_of_command()
+    torch.set_num_threads(1)
+    try:
+        agents = [load(run) for run in arguments.runs]
+    except ConfigError as error:
+        sys.exit(f"planning.py: {error}")
+    rows: list[dict[str, Any]] = []
+    with Progress() as progress:
+        for agent in agents:
+            observations = streams(agent, arguments.steps)
+            for horizon in arguments.horizons:
+                rows += measure(agent, observations, horizon, arguments, progress)
+                save(rows, arguments)
+    print(markdown(rows))
+
+
+def save(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "planning.md").write_text(markdown(rows))
+        (arguments.out / "planning.json").write_text(json.dumps(rows, indent=2) + "\n")
+        with (arguments.out / "planning.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        picture(rows, arguments.out / "planning.png")
+
+
+if __name__ == "__main__":
+    main()
