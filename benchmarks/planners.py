@@ -3,14 +3,15 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from difftori.agent import FULLY_TRAINED_STEP, Agent
+from difftori.agent import FULLY_TRAINED_STEP, Agent, load_agent
 from difftori.config import from_flat
 from difftori.planning.actor import Actor
 from difftori.planning.mppi import MppiPlanner
@@ -27,10 +28,21 @@ DIFFERENTIATE_EVERY = 5
 """steps of the streams"""
 
 
+def trained_agent(run: Path) -> Agent:
+    """With the weights of the end of training, if there are any. Raises ConfigError."""
+    weights = run / "models" / "model.pt"
+    agent = load_agent(run, weights if weights.exists() else None, device="cpu")
+    agent.actor._model.requires_grad_(False)
+    return agent
+
+
 def planner_keys(name: str) -> dict[str, Any]:
     """The keys that a planner's name sets. Raises ValueError for an unknown name."""
     kind, _, number = name.rpartition("-") if name[-1:].isdigit() else (name, "", "")
-    optimizes = {"warmup_planner": "trajectory", "planner": "trajectory"}
+    optimizes = {
+        **{"warmup_planner": "trajectory", "planner": "trajectory"},
+        "backward_mode": "truncated",
+    }
     sizes: dict[str, Any] = {}
     match kind:
         case "policy" if not number:
@@ -194,22 +206,25 @@ def _zero_gradients(planner: Any, obs: Tensor, arguments: Mapping[str, Any]) -> 
     return gradient.flatten(1).abs().sum(dim=1).eq(0).tolist()
 
 
-def summary(name: str, results: Mapping[str, Measured]) -> SimpleNamespace:
-    """Numbers of one planner; its gain as a share of MPPI's."""
-    result, mppi = results[name], results["mppi"]
+def rows(task: str, horizon: int, results: Mapping[str, Measured]) -> list[dict[str, Any]]:
+    """Two for each planner, one for each size of batch; gains are shares of MPPI's."""
 
     def mean(values: list[Any]) -> float | None:
         return float(np.mean(values)) if values else None
 
-    spread = 0.0
-    if len(result.returns) > 1:
-        spread = 1.96 * float(np.std(result.returns, ddof=1)) / len(result.returns) ** 0.5
-    return SimpleNamespace(
-        gain_share=float(np.mean(result.gains) / np.mean(mppi.gains)),
-        ms={batch: float(np.median(times)) for batch, times in result.milliseconds.items()},
-        return_mean=mean(result.returns),
-        return_interval=spread,
-        zero_gradient_share=mean(result.zero_gradients),
-        iterations=mean(result.iterations),
-        distance=float(np.median(result.distances)),
-    )
+    table = []
+    for (name, result), batch in product(results.items(), (1, 10)):
+        spread = np.std(result.returns, ddof=1) if len(result.returns) > 1 else 0.0
+        table.append(
+            {
+                **{"task": task, "planner": name, "horizon": horizon, "batch": batch},
+                "gain_share": float(np.mean(result.gains) / np.mean(results["mppi"].gains)),
+                "ms": float(np.median(result.milliseconds[batch])),
+                "return_mean": mean(result.returns),
+                "return_interval": float(1.96 * spread / max(len(result.returns), 1) ** 0.5),
+                "zero_gradient_share": mean(result.zero_gradients),
+                "iterations": mean(result.iterations),
+                "distance": float(np.median(result.distances)),
+            }
+        )
+    return table

@@ -16,7 +16,6 @@ For each run and horizon a row for each planner:
 """
 
 import argparse
-import csv
 import json
 import sys
 from contextlib import ExitStack, closing
@@ -24,15 +23,28 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas as pd
 import torch
 from rich.progress import Progress
 from torch import Tensor
 
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from planners import DEVICE, Measured, make_planner, plan_along, planner_keys, streams, summary
+from planners import (
+    DEVICE,
+    Measured,
+    make_planner,
+    plan_along,
+    planner_keys,
+    rows,
+    streams,
+    trained_agent,
+)
 
-from difftori.agent import FULLY_TRAINED_STEP, Agent, load_agent
+from difftori.agent import FULLY_TRAINED_STEP, Agent
 from difftori.config import ConfigError
 from difftori.training.evaluation import evaluate
 
@@ -41,9 +53,8 @@ PLANNERS = (
     *("published-200", "trust-region-4", "trust-region", "trust-region-16"),
 )
 ACTING = ("policy", "mppi", "published-20", "published-50", "trust-region")
-COLUMNS = (
-    *("task", "planner", "horizon", "batch", "gain_share", "ms", "return_mean", "return_interval"),
-    *("zero_gradient_share", "iterations", "distance"),
+HEADINGS = (
+    *("planner", "gain", "ms alone", "ms of ten", "return", "zero", "iterations", "distance"),
 )
 
 
@@ -67,15 +78,7 @@ def measure(
     for name in acting:
         results[name].returns = real_returns(agent, planners[name], arguments.episodes)
         progress.advance(bar)
-    rows = []
-    for name in planners:
-        numbers = vars(summary(name, results))
-        for batch, ms in numbers.pop("ms").items():
-            rows.append(
-                {"task": task, "planner": name, "horizon": horizon, "batch": batch, "ms": ms}
-                | numbers
-            )
-    return rows
+    return rows(task, horizon, results)
 
 
 def real_returns(agent: Agent, planner: Any, episodes: int) -> list[float]:
@@ -92,57 +95,53 @@ def real_returns(agent: Agent, planner: Any, episodes: int) -> list[float]:
     return list(scored.rewards)
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
+def markdown(table: list[dict[str, Any]]) -> str:
     """One table for each task and horizon; both batch sizes in a line."""
     lines = []
-    for task, horizon in dict.fromkeys((row["task"], row["horizon"]) for row in rows):
+    for task, horizon in dict.fromkeys((row["task"], row["horizon"]) for row in table):
         lines += [f"### {task}, H = {horizon}", ""]
         lines += [
             "| planner | gain | ms alone | ms of ten | return | zero | iterations | distance |"
         ]
         lines += ["| --- " + "| ---: " * 7 + "|"]
-        chosen = [row for row in rows if (row["task"], row["horizon"]) == (task, horizon)]
-        for row in chosen:
-            if row["batch"] != 1:
-                continue
-            ten = next(r for r in chosen if r["planner"] == row["planner"] and r["batch"] == 10)
-            earned = "–"
-            if row["return_mean"] is not None:
-                earned = f"{row['return_mean']:.0f} ± {row['return_interval']:.0f}"
-            zero, iterations = row["zero_gradient_share"], row["iterations"]
-            lines.append(
-                f"| {row['planner']} | {row['gain_share']:.2f} | {row['ms']:.2f} | {ten['ms']:.2f} "
-                f"| {earned} | {'–' if zero is None else f'{100 * zero:.1f} %'} "
-                f"| {'–' if iterations is None else f'{iterations:.1f}'} | {row['distance']:.3f} |"
+        chosen = [row for row in table if (row["task"], row["horizon"]) == (task, horizon)]
+        for row, ten in zip(chosen[::2], chosen[1::2], strict=True):
+            cells = (
+                row["planner"],
+                f"{row['gain_share']:.2f}",
+                f"{row['ms']:.2f}",
+                f"{ten['ms']:.2f}",
+                _cell(row["return_mean"], f"{{:.0f}} ± {row['return_interval']:.0f}"),
+                _cell(row["zero_gradient_share"], "{:.1%}"),
+                _cell(row["iterations"], "{:.1f}"),
+                f"{row['distance']:.3f}",
             )
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def picture(rows: list[dict[str, Any]], path: Path) -> None:
-    """Gain against time, a panel for each task, for the longest horizon."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+def _cell(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
 
-    horizon = max(row["horizon"] for row in rows)
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
+
+def picture(table: pd.DataFrame, path: Path) -> None:
+    """Gain against time, a panel for each task, for the longest horizon."""
+    longest = table[(table.horizon == table.horizon.max()) & (table.batch == 10)]
+    tasks = longest.task.unique()
     figure, panels = pyplot.subplots(1, len(tasks), figsize=(3.6 * len(tasks), 3.2), squeeze=False)
     for task, panel in zip(tasks, panels[0], strict=True):
         for kind in ("published", "trust-region", "mppi"):
-            chosen = [
-                row
-                for row in rows
-                if row["planner"].startswith(kind)
-                and (row["task"], row["horizon"], row["batch"]) == (task, horizon, 10)
-            ]
-            chosen.sort(key=lambda row: row["ms"])
-            times, gains = [row["ms"] for row in chosen], [row["gain_share"] for row in chosen]
-            panel.plot(times, gains, marker="o", label=kind)
-        panel.set(title=f"{task}, H = {horizon}", xscale="log", xlabel="ms per plan, batch of ten")
+            chosen = longest[(longest.task == task) & longest.planner.str.startswith(kind)]
+            chosen = chosen.sort_values("ms")
+            panel.plot(chosen.ms, chosen.gain_share, marker="o", label=kind)
+        panel.set(title=f"{task}, H = {longest.horizon.iloc[0]}", xscale="log")
+        panel.set_xlabel("ms per plan, batch of ten")
     panels[0][0].set_ylabel("gain in G, share of MPPI's")
     panels[0][0].legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
 
 
 def arguments_of_command() -> argparse.Namespace:
@@ -171,43 +170,33 @@ def arguments_of_command() -> argparse.Namespace:
     return arguments
 
 
-def load(run: Path) -> Agent:
-    """With the weights of the end of training, if there are any."""
-    weights = run / "models" / "model.pt"
-    agent = load_agent(run, weights if weights.exists() else None, device="cpu")
-    agent.actor._model.requires_grad_(False)
-    return agent
-
-
 def main() -> None:
     arguments = arguments_of_command()
     torch.set_num_threads(1)
     try:
-        agents = [load(run) for run in arguments.runs]
+        agents = [trained_agent(run) for run in arguments.runs]
     except ConfigError as error:
         sys.exit(f"planning.py: {error}")
-    rows: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     with Progress() as progress:
         for agent in agents:
             observations = streams(agent, arguments.steps)
             for horizon in arguments.horizons:
-                rows += measure(agent, observations, horizon, arguments, progress)
-                save(rows, arguments)
-    print(markdown(rows))
+                table += measure(agent, observations, horizon, arguments, progress)
+                save(table, arguments)
+    print(markdown(table))
 
 
-def save(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+def save(table: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(table, indent=2) + "\n")
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "planning.md").write_text(markdown(rows))
-        (arguments.out / "planning.json").write_text(json.dumps(rows, indent=2) + "\n")
-        with (arguments.out / "planning.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        picture(rows, arguments.out / "planning.png")
+        (arguments.out / "planning.md").write_text(markdown(table))
+        (arguments.out / "planning.json").write_text(json.dumps(table, indent=2) + "\n")
+        frame = pd.DataFrame(table)
+        frame.to_csv(arguments.out / "planning.csv", index=False)
+        picture(frame, arguments.out / "planning.png")
 
 
 if __name__ == "__main__":
