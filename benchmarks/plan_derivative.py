@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ from planners import make_planner, streams, trained_agent
 
 from difftori.planning.returns import policy_rollout
 from difftori.planning.solution import flatten
-from difftori.planning.trust_region_solver import TrustRegionOptions, TrustRegionSolver
+from difftori.planning.trust_region_solver import (
+    TrustRegionOptions,
+    TrustRegionSolution,
+    TrustRegionSolver,
+)
 
 MODES = (("truncated", 1), ("truncated", 5), ("truncated", 20), ("implicit", 1))
 EPSILON = 1e-4
@@ -65,11 +70,14 @@ def compare(run: Path, horizon: int, spread: float, steps: int) -> None:
 
     with torch.no_grad():
         far = solver(iterations=ENOUGH_ITERATIONS, gain_tolerance=0.0)
-        optimum = far.solve(start, z).best.unsqueeze(1)
-    points = {"optimum": (optimum, ENOUGH_ITERATIONS), "plan": (start, options.iterations)}
+        optimum = far.solve(start, z)
+    points = {
+        "optimum": (optimum.best.unsqueeze(1), optimum.curvature, ENOUGH_ITERATIONS),
+        "plan": (start, None, options.iterations),
+    }
     print(f"\n{agent.spec.task}, H = {horizon}, {len(z)} plans\n")
     print("| at | backward mode | cosine | length | ms |\n| --- | --- | ---: | ---: | ---: |")
-    for point, (begin, iterations) in points.items():
+    for point, (begin, curvature, iterations) in points.items():
 
         def solved(z: Tensor, starts: Tensor, iterations: int = iterations) -> Tensor:
             return chosen(solver(iterations=iterations).solve(starts, z).best)
@@ -78,7 +86,8 @@ def compare(run: Path, horizon: int, spread: float, steps: int) -> None:
             numeric = differences(solved, z, begin)
         for mode, count in MODES:
             modes: dict[str, Any] = {"backward_mode": mode, "backward_num_iterations": count}
-            gradient, ms = derivative(solver(iterations=iterations, **modes), begin, z, chosen)
+            differentiated = partial(solver(iterations=iterations, **modes).solve, begin)
+            gradient, ms = derivative(partial(differentiated, curvature=curvature), z, chosen)
             moved = numeric.norm(dim=1) > 1e-6
             cosine = cosine_similarity(gradient, numeric)[moved].median()
             length = (gradient.norm(dim=1) / numeric.norm(dim=1))[moved].median()
@@ -86,11 +95,11 @@ def compare(run: Path, horizon: int, spread: float, steps: int) -> None:
 
 
 def derivative(
-    solver: TrustRegionSolver, start: Tensor, z: Tensor, chosen: Callable[[Tensor], Tensor]
+    solve: Callable[[Tensor], TrustRegionSolution], z: Tensor, chosen: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, float]:
     """Of the chosen number of each plan by z, and milliseconds per plan."""
     latent, begin = z.clone().requires_grad_(), time.process_time()
-    (gradient,) = torch.autograd.grad(chosen(solver.solve(start, latent).last).sum(), latent)
+    (gradient,) = torch.autograd.grad(chosen(solve(latent).last).sum(), latent)
     return gradient, 1e3 * (time.process_time() - begin) / len(z)
 
 
