@@ -117,7 +117,7 @@ class OpenEpisode:
 
 
 class Averages:
-    """Means of named numbers since the last ``pop``; keeps tensors on their device."""
+    """Means of named numbers on the CPU since the last ``pop``."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -139,6 +139,6 @@ class Averages:
     def state_dict(self) -> dict[str, Any]:
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        self._sums = {name: total.to(device) for name, total in state["sums"].items()}
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums = {name: total.cpu() for name, total in state["sums"].items()}
         self._counts = dict(state["counts"])

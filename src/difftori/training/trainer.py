@@ -251,7 +251,7 @@ class Trainer:
             )
         self.collector.load_state_dict(state["collector"])
         self._last_episode = dict(state["last_episode"])
-        self.averages.load_state_dict(state["averages"], self.model.device)
+        self.averages.load_state_dict(state["averages"])
         self.metrics.truncate(state["metrics"]["metrics_records"])
         self._earlier_seconds = float(
             self.metrics.last_record_value("train", "elapsed_seconds") or 0.0
