@@ -4,92 +4,15 @@ Fake CUDA tensors refuse to be mixed with CPU tensors but know no autograd; the 
 autograd. Generators exist on real devices only, so noise is faked.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 
 from builders import AFTER_SCHEDULES, random_batch, tiny_config, tiny_spec
-from difftori.config import Config
 from difftori.learning import losses
-from difftori.model.world_model import WorldModel
-from difftori.planning import noise, trajectory
 from difftori.planning.actor import Actor
 from difftori.planning.returns import plan_return
 from difftori.types import Batch
-
-
-def model_on(device: str, config: Config) -> WorldModel:
-    """Its parameters have no values."""
-    model = WorldModel(tiny_spec(config.env.modality), config.model)
-    for module in model.modules():
-        for name, parameter in list(module._parameters.items()):
-            empty = torch.empty(parameter.shape, device=device)
-            module._parameters[name] = nn.Parameter(empty, requires_grad=device == "meta")
-    return model
-
-
-def index(tensor: Tensor, key: object) -> Tensor:
-    """``tensor[key]`` by operations that fake CUDA tensors know without a CUDA build."""
-    keys = key if isinstance(key, tuple) else (key,)
-    dim, gathered = 0, []
-    for k in keys:
-        if k is None:
-            tensor = tensor.unsqueeze(dim)
-        elif isinstance(k, int):
-            tensor = tensor.select(dim, k)
-            continue
-        elif isinstance(k, slice):
-            start, stop, step = k.indices(tensor.shape[dim])
-            assert step == 1
-            tensor = tensor.narrow(dim, start, stop - start)
-        else:
-            assert isinstance(k, Tensor)
-            assert k.device == tensor.device
-            gathered += [None] * (dim - len(gathered)) + [k]
-        dim += 1
-    return torch.ops.aten.index.Tensor(tensor, gathered) if gathered else tensor
-
-
-class FakeIndexing(TorchFunctionMode):
-    """Lets the operators of Python that need a CUDA build go by others."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is Tensor.__getitem__:
-            return index(*args)
-        if func is Tensor.__setitem__:
-            tensor, key, value = args
-            assert tensor.device == value.device
-            return torch.ops.aten.copy_.default(index(tensor, key), value)
-        if func is Tensor.__invert__:
-            return torch.logical_not(*args)
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.fixture
-def fake_cuda() -> Iterator[None]:
-    """A mode in which ``device="cuda"`` makes tensors without values."""
-    with FakeTensorMode(), FakeIndexing(), torch.no_grad():
-        yield
-
-
-def fake_noise(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    def normal(shape: Sequence[int], generators: Sequence[object]) -> Tensor:
-        return torch.empty(len(generators), *shape, device=device)
-
-    def choice(weights: Tensor, generators: Sequence[object]) -> Tensor:
-        assert weights.device.type == device
-        return torch.zeros(len(weights), dtype=torch.long, device=device)
-
-    monkeypatch.setattr(noise, "normal", normal)
-    monkeypatch.setattr(noise, "choice", choice)
-    monkeypatch.setattr(trajectory, "normal", normal)
+from fake_cuda import fake_cuda, fake_noise, model_on  # noqa: F401, a fixture
 
 
 @pytest.mark.parametrize("modality", ["state", "pixels"])
@@ -163,7 +86,7 @@ def test_losses_on_the_meta_device() -> None:
     config = tiny_config()
     model = model_on("meta", config)
     batch = random_batch()
-    batch = Batch(**{name: value.to("meta") for name, value in vars(batch).items()})
+    batch = Batch(**{n: v if v is None else v.to("meta") for n, v in vars(batch).items()})
     loss = losses.model_loss(
         model,
         model.target_copy(),

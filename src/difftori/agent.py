@@ -25,8 +25,11 @@ from difftori.checkpoints.checkpoint import read_latest
 from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.published_weights import read_weights
 from difftori.checkpoints.tree_file import CheckpointError, load_tree
+from difftori.compiling.compiler import Compiler
+from difftori.compiling.cuda_graphs import CudaGraphs
 from difftori.compiling.float32_matmul import set_tf32
 from difftori.config import Config, ConfigError, from_flat, plain_defaults, resolve_device
+from difftori.devices import make_current
 from difftori.envs import ControlEnv, env_from_config
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.model.world_model import WorldModel
@@ -139,13 +142,15 @@ def load_agent(
         raise ConfigError(str(error)) from error
     env.close()
     place = resolve_device(device)
+    make_current(place)
     model = WorldModel(spec, config.model).to(place)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigError(f"the weights do not fit the run: {reason}") from error
-    return Agent(config, Actor(model, config), env, spec, place, trained)
+    compiler = Compiler(False, graphs=CudaGraphs(config.run.cuda_graphs))
+    return Agent(config, Actor(model, config, compiler), env, spec, place, trained)
 
 
 def _read_weights(run: Path, checkpoint: Path | None) -> tuple[dict[str, Tensor], Progress]:

@@ -63,6 +63,7 @@ class RunConfig(Section):
     tf32: bool = False
     log_dir: Path
     compile: bool
+    cuda_graphs: bool = True
     start_from: Path | None
     resume: bool
     overwrite: bool

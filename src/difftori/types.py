@@ -73,7 +73,7 @@ class Batch:
     weight: Float[Tensor, "B"]
     """importance weights, at most 1"""
     index: Int[Tensor, "B"]
-    """where the sequences begin in the buffer, for ``update_priorities``"""
+    """where the sequences begin in the buffer, for ``update_priorities``; on the CPU"""
     inside: Float[Tensor, "H B 1"] | None = None
     """0 where a sequence has gone beyond its episode's last step: that step is repeated there, and
     nothing is learned from it; None where no sequence does"""

@@ -48,7 +48,7 @@ def test_updates_use_them_for_large_products(
 
     monkeypatch.setattr(losses, "model_loss", recorded)
     monkeypatch.setattr(float32_matmul, "medium_is_accurate", lambda: True)
-    monkeypatch.setattr(learner, "LARGE_PRODUCT", large)
+    monkeypatch.setattr(float32_matmul, "LARGE_PRODUCT", large)
     config = tiny_config("mode=default")
     generator = torch.Generator().manual_seed(0)
     new = learner.Learner(tiny_model(config), config.learner, generator=generator, max_nonfinite=1)

@@ -86,7 +86,7 @@ def test_targets_move_by_tau_at_multiples_of_update_freq(update_freq: int) -> No
 def test_the_policy_step_moves_the_policy_alone(model: WorldModel, config: Config) -> None:
     learner, before = new_learner(model, config), snapshot(model)
     latents = model.encode(random_batch().obs).detach().unsqueeze(0)
-    learner._update_policy(latents, 1e-3)
+    learner._update_policy(latents, None, 1e-3)
     assert moved(before, model) == {"_pi"}
     assert all(p.grad is None for p in model.parameters())
 
@@ -105,7 +105,7 @@ def test_the_policy_learns_to_raise_the_critics_value() -> None:
     model = tiny_model(config)
     learner = new_learner(model, config)
     latents = model.encode(random_batch(size=16).obs).detach().unsqueeze(0)
-    losses = [learner._update_policy(latents, 1e-3).item() for _ in range(50)]
+    losses = [learner._update_policy(latents, None, 1e-3).item() for _ in range(50)]
     assert losses[-1] < losses[0] - 0.01
 
 
@@ -207,7 +207,7 @@ def test_each_observation_is_augmented_once(kind: str, monkeypatch: pytest.Monke
     config = tiny_config("mode=default", "modality=pixels", batch_size=2, augmentation=kind)
     learner = new_learner(tiny_model(config), config)
     batch = random_batch(size=2, horizon=2, modality="pixels")
-    augmented = learner._augmented(batch)
+    augmented = learner._augmented(batch, learner._offsets(batch))
     same = True
     for name in ("obs", "next_obs"):
         one, other = getattr(augmented, name), getattr(batch, name).float()

@@ -274,7 +274,8 @@ def test_batches_are_made_on_the_computing_device() -> None:
     buffer.add(pixel_episode(0, 5))
     batch = buffer.sample(3)
     parts = [*vars(batch).values(), buffer.uniform_observations(2)]
-    assert {part.device.type for part in parts} == {"meta"}
+    assert {part.device.type for part in parts if part is not batch.index} == {"meta"}
+    assert batch.index.device.type == "cpu"
     assert batch.next_obs.shape == (2, 3, 9, 2, 2)
 
 

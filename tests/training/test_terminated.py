@@ -30,7 +30,8 @@ class Ending(Integrator):
 
 def act_one_episode(simulator: Integrator, *, interrupt: bool) -> Episode:
     config = tiny_config("mode=default")
-    model = tiny_model(config, EnvSpec("none", "state", (2,), 2, STEPS, 1))
+    spec = EnvSpec("none", "state", (2,), 2, STEPS, 1)
+    model = tiny_model(config, spec)
 
     def env() -> ControlEnv:
         return ControlEnv(simulator, action_repeat=1, pixels=False)
@@ -56,7 +57,7 @@ def act_one_episode(simulator: Integrator, *, interrupt: bool) -> Episode:
         collector.open = OpenEpisode.from_state(collector.open.state_dict(), torch.device("cpu"))
     episode = collector.step(counters)
     assert episode is not None
-    return episode.finish()
+    return episode.finish(spec)
 
 
 @pytest.mark.parametrize("interrupt", [False, True])

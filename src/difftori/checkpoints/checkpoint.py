@@ -16,7 +16,7 @@ from difftori.config import ConfigError, plain_defaults
 from difftori.replay import ReplayBuffer
 from difftori.types import EnvSpec
 
-FORMAT = 2
+FORMAT = 3
 """of the tree; a checkpoint of another format is refused"""
 
 MAY_DIFFER = frozenset(
@@ -24,7 +24,7 @@ MAY_DIFFER = frozenset(
         *("train_steps", "modality_train_steps", "eval_episodes", "save_video", "preset", "agent"),
         *("exp_name", "log_dir", "resume", "overwrite", "start_from", "save_every_minutes"),
         *("save_model", "device", "buffer_device", "threads", "compile"),
-        *("max_nonfinite", "max_failed_episodes"),
+        *("cuda_graphs", "max_nonfinite", "max_failed_episodes"),
         *("use_wandb", "wandb_project", "wandb_entity", "wandb_mode", "wandb_group"),
         *("wandb_tags", "wandb_artifact", "use_tensorboard"),
     }

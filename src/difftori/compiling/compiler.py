@@ -5,14 +5,15 @@ The compiled function and its eager twin are one body: ``Compiler`` wraps it, or
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._functorch import config as functorch_config
+
+from difftori.compiling.arguments import is_out_of_memory, kind_of, tensors_in
+from difftori.compiling.cuda_graphs import NO_GRAPHS, CudaGraphs
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +27,16 @@ class Compiler:
     then on.
     """
 
-    def __init__(self, enabled: bool, *, backend: str | Callable[..., Any] = "inductor") -> None:
+    def __init__(
+        self,
+        enabled: bool,
+        *,
+        backend: str | Callable[..., Any] = "inductor",
+        graphs: CudaGraphs = NO_GRAPHS,
+    ) -> None:
         self.enabled = enabled
+        self.graphs = graphs
+        """records what it is given as CUDA graphs, compiled parts included"""
         self._backend = backend
 
     def __call__(
@@ -36,7 +45,7 @@ class Compiler:
         """``function``, compiled without graph breaks; ``name`` is for the user.
 
         Its arguments are tensors, None, or dataclasses of tensors. It may read nothing else but
-        weights that stay where they are: a version is chosen by ``_kind`` alone.
+        weights that stay where they are: a version is chosen by ``kind_of`` alone.
 
         Args:
             with_graph: positions of tensors that come with and without a graph, and need no
@@ -50,7 +59,7 @@ class Compiler:
             if not self.enabled:
                 return function(*args)
             args = _given_graphs(args, with_graph)
-            kind = _kind(args)
+            kind = kind_of(args)
             if kind in versions:
                 return versions[kind](*args)
             result, version = self._first_run(name, function, args)
@@ -64,7 +73,7 @@ class Compiler:
         self, name: str, function: Callable[..., Any], args: Sequence[Any]
     ) -> tuple[Any, Callable[..., Any] | None]:
         """The result, and the compiled version unless it cannot be compiled."""
-        shapes = ", ".join("×".join(map(str, tensor.shape)) for tensor in _tensors(args))
+        shapes = ", ".join("×".join(map(str, tensor.shape)) for tensor in tensors_in(args))
         logger.info(f"compiling {name} for {shapes}: this takes up to a minute, once")
         begin = time.monotonic()
         try:
@@ -73,7 +82,7 @@ class Compiler:
                 version = self._compiled(function, args)
                 result = version(*args)
         except Exception as error:  # the compiler raises many kinds; eager is always right
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             self.enabled = False
             reason = " ".join(str(error).split("\n\n")[0].split())
@@ -91,11 +100,11 @@ class Compiler:
         if self._backend == "inductor":
             from difftori.compiling.sum_fusion import FuseMatmulSums  # imports the compiler
 
-            on_cpu = all(tensor.is_cpu for tensor in _tensors(args))
+            on_cpu = all(tensor.is_cpu for tensor in tensors_in(args))
             if on_cpu:
                 # In this process, not in workers that a Ctrl-C would hit.
                 torch._inductor.config.compile_threads = 1
-            # What torch would check before each call, weight by weight, is known: see _kind.
+            # What torch would check before each call, weight by weight, is known: see kind_of.
             options["guard_filter_fn"] = lambda guards: [False for _ in guards]
             options["post_grad_custom_pre_pass"] = FuseMatmulSums()
             options["cpp_wrapper"] = on_cpu
@@ -111,47 +120,6 @@ def _given_graphs(args: tuple[Any, ...], positions: Sequence[int]) -> tuple[Any,
         arg.detach().requires_grad_() if i in positions and not arg.requires_grad else arg
         for i, arg in enumerate(args)
     )
-
-
-def _tensors(args: Sequence[Any]) -> Iterator[Tensor]:
-    for arg in args:
-        if isinstance(arg, Tensor):
-            yield arg
-        elif is_dataclass(arg):
-            yield from _tensors([getattr(arg, field.name) for field in fields(arg)])
-
-
-def _kind(args: Sequence[Any]) -> tuple[Any, ...]:
-    """What a compiled version is for: the arguments, and the state of torch that products read."""
-    with_graph = torch.is_grad_enabled()
-    tensors = [
-        (t.shape, _strides(t), t.dtype, t.device, with_graph and t.requires_grad)
-        for t in _tensors(args)
-    ]
-    missing = tuple(arg is None for arg in args)
-    return (with_graph, missing, *_precision(tensors[0][3].type if tensors else "cpu"), *tensors)
-
-
-def _precision(device: str) -> tuple[Any, ...]:
-    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-    return (autocast, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
-
-
-def _strides(tensor: Tensor) -> tuple[int, ...]:
-    """In memory; that of a single row or column says nothing."""
-    sizes = zip(tensor.shape, tensor.stride(), strict=True)
-    return tuple(stride for size, stride in sizes if size > 1)
-
-
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out, as itself or as what another error came from."""
-    while error is not None:
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-            return True
-        if "can't allocate memory" in str(error):  # torch's RuntimeError on a CPU
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 EAGER = Compiler(False)

@@ -1,17 +1,17 @@
 """The model update and the policy update on a replayed batch."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from difftori.compiling.compiler import EAGER, Compiler
-from difftori.compiling.float32_matmul import fast_float32_matmul
+from difftori.compiling.float32_matmul import fast_large_products
+from difftori.devices import download
 from difftori.learning import losses
 from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.optimizer import GuardedAdam
@@ -20,16 +20,13 @@ from difftori.model.world_model import WorldModel
 from difftori.sections import LearnerConfig
 from difftori.types import Batch
 
-LARGE_PRODUCT = 2**17
-"""rows times columns from which oneDNN's float32 products beat MKL's; measured on AVX-512"""
-
 
 @dataclass(frozen=True)
 class UpdateResult:
     """What one update did."""
 
     losses: Mapping[str, Float[Tensor, ""]]
-    """means over the batch by their published names, and the gradient's norm"""
+    """means over the batch by their published names, and the gradient's norm; on the CPU"""
     priority: Float[Tensor, "B"]
     """of the batch's sequences, on the CPU"""
     finite: bool
@@ -76,6 +73,7 @@ class Learner:
         policy_loss = partial(losses.policy_loss, model, rho=config.rho)
         self._model_loss = compiler(model_loss, "the model update")
         self._policy_loss = compiler(policy_loss, "the policy update")
+        self._recorded_step = compiler.graphs(self._step, "the update")
 
     def update(self, batch: Batch, step: int) -> UpdateResult:
         """One update of model, policy and, every ``update_freq`` steps, targets.
@@ -87,19 +85,20 @@ class Learner:
                 updates in a row.
         """
         config = self._config
-        lr = config.lr(step)
-        with self._fast_matmul():
-            with self._autocast():
-                augmented = self._augmented(batch)
-                loss = self._model_loss(augmented, self._policy_noise(batch.action.shape))
-            gradients = torch.autograd.grad(
-                loss.weighted / config.horizon, self._model_optimizer.parameters
+        shape = batch.action.shape
+        offsets = self._offsets(batch)
+        noise = self._policy_noise(shape)
+        policy_noise = self._policy_noise((shape[0] + 1, *shape[1:]))
+        with fast_large_products(config.batch_size, self.model.hidden_dim, self.model.device):
+            names, numbers, priority = self._recorded_step(
+                batch, offsets, noise, policy_noise, self._step_size(step)
             )
-            grad_norm = self._model_optimizer.step(gradients, lr)
-            running, allowed = losses.still_running(batch), torch.isfinite(grad_norm)
-            pi_loss = self._update_policy(loss.latents, lr, allowed, running)
         # Here, and not before, the device is waited for.
-        model_finite, policy_finite = torch.isfinite(torch.stack([grad_norm, pi_loss])).tolist()
+        numbers, priority = download(numbers, priority)
+        result = dict(zip(names, numbers.unbind(), strict=True))
+        model_finite, policy_finite = (
+            bool(torch.isfinite(result[name])) for name in ("grad_norm", "pi_loss")
+        )
         if model_finite:
             self.nonfinite.seen(finite=policy_finite, where="pi_loss")
             if step % config.update_freq == 0:
@@ -107,22 +106,42 @@ class Learner:
         else:
             check_weights(self.model)
             check_weights(self.target)
-            bad = [name for name, term in loss.terms.items() if not torch.isfinite(term)]
+            terms = [name for name in names if name not in ("grad_norm", "pi_loss")]
+            bad = [name for name in terms if not torch.isfinite(result[name])]
             self.nonfinite.seen(finite=False, where=", ".join(bad))
-        return UpdateResult(
-            losses={**loss.terms, "grad_norm": grad_norm, "pi_loss": pi_loss},
-            priority=loss.priority.cpu(),
-            finite=model_finite,
+        return UpdateResult(losses=result, priority=priority, finite=model_finite)
+
+    def _step(
+        self,
+        batch: Batch,
+        offsets: Int[Tensor, "HB 2"] | None,
+        noise: Float[Tensor, "H B A"] | None,
+        policy_noise: Float[Tensor, "H_1 B A"] | None,
+        lr: float | Float[Tensor, ""],
+    ) -> tuple[tuple[str, ...], Float[Tensor, "numbers"], Float[Tensor, "B"]]:
+        """One step of model and policy: names and values for the log, and the priorities.
+
+        Nothing in it depends on a value on the CPU: a GPU does it as one CUDA graph.
+        """
+        with self._autocast():
+            loss = self._model_loss(self._augmented(batch, offsets), noise)
+        gradients = torch.autograd.grad(
+            loss.weighted / self._config.horizon, self._model_optimizer.parameters
         )
+        grad_norm = self._model_optimizer.step(gradients, lr)
+        running, allowed = losses.still_running(batch), torch.isfinite(grad_norm)
+        pi_loss = self._update_policy(loss.latents, policy_noise, lr, allowed, running)
+        numbers = {**loss.terms, "grad_norm": grad_norm, "pi_loss": pi_loss}
+        return tuple(numbers), torch.stack(list(numbers.values())), loss.priority
 
     def _update_policy(
         self,
         latents: Float[Tensor, "H_1 B Z"],
-        lr: float,
+        noise: Float[Tensor, "H_1 B A"] | None,
+        lr: float | Float[Tensor, ""],
         allowed: Bool[Tensor, ""] | None = None,
         running: Float[Tensor, "H_1 B 1"] | None = None,
     ) -> Float[Tensor, ""]:
-        noise = self._policy_noise((*latents.shape[:2], self.model.action_dim))
         with self._autocast():
             loss = self._policy_loss(latents, noise, running)
         gradients = torch.autograd.grad(loss, self._policy_optimizer.parameters)
@@ -135,12 +154,6 @@ class Learner:
         online: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(target, online, self._config.tau)
 
-    def _fast_matmul(self) -> AbstractContextManager[None]:
-        """The CPU's fast float32 kernels where they win: for large products."""
-        large = self._config.batch_size * self.model.hidden_dim >= LARGE_PRODUCT
-        on_cpu = self.model.device.type == "cpu"
-        return fast_float32_matmul() if large and on_cpu else nullcontext()
-
     def _autocast(self) -> torch.autocast:
         """Products in bf16 if asked for; weights, losses, gradients and steps stay in float32."""
         enabled = self._config.precision == "bf16"
@@ -148,16 +161,33 @@ class Learner:
 
     def augment(self, obs: Tensor) -> Tensor:
         """Observations ``[B, *O]`` in the model's dtype; each image shifted once."""
-        if obs.ndim == 2 or self._config.augmentation == "none":
-            return obs.to(self.model.dtype)
-        offsets = augment.random_offsets(len(obs), self._generator)
-        return augment.SHIFTS[self._config.augmentation](obs, offsets).to(self.model.dtype)
+        return self._shifted(obs, self._random_offsets(len(obs)) if obs.ndim > 2 else None)
 
-    def _augmented(self, batch: Batch) -> Batch:
+    def _random_offsets(self, count: int) -> Int[Tensor, "B 2"] | None:
+        if self._config.augmentation == "none":
+            return None
+        return augment.random_offsets(count, self._generator)
+
+    def _shifted(self, obs: Tensor, offsets: Int[Tensor, "B 2"] | None) -> Tensor:
+        if offsets is not None:
+            obs = augment.SHIFTS[self._config.augmentation](obs, offsets)
+        return obs.to(self.model.dtype)
+
+    def _offsets(self, batch: Batch) -> Int[Tensor, "HB 2"] | None:
+        """Of each image of a batch."""
+        if batch.obs.ndim == 2:
+            return None
+        return self._random_offsets(len(batch.obs) * (1 + len(batch.next_obs)))
+
+    def _augmented(self, batch: Batch, offsets: Int[Tensor, "HB 2"] | None) -> Batch:
         """Each observation shifted once, in the model's dtype; states as they are."""
         together = torch.cat([batch.obs.unsqueeze(0), batch.next_obs])
-        augmented = self.augment(together.flatten(0, 1)).view(together.shape)
+        augmented = self._shifted(together.flatten(0, 1), offsets).view(together.shape)
         return replace(batch, obs=augmented[0], next_obs=augmented[1:])
+
+    def _step_size(self, step: int) -> float | Float[Tensor, ""]:
+        lr, device = self._config.lr(step), self.model.device
+        return torch.full((), lr, device=device) if device.type == "cuda" else lr
 
     def _policy_noise(self, shape: tuple[int, ...]) -> Tensor | None:
         if self._config.min_std == 0:

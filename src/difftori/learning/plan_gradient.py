@@ -1,5 +1,6 @@
 """The policy-gradient loss through the plan (DiffTORI, sec. 4.2, alg. 1)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from difftori.devices import LateRead, download
 from difftori.learning import losses
 from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.optimizer import GuardedAdam
@@ -40,7 +42,10 @@ class PlanGradient:
         self._optimizer = GuardedAdam(model.plan_parameters(), max_norm)
         self.nonfinite = NonFiniteCounter("the plan's gradient", max_nonfinite)
         self._gradient: list[Tensor] | None = None
+        self._usable: Bool[Tensor, ""] | None = None
+        """whether any plan's gradient is in the sum, known where the sum lies"""
         self._sums = _Sums()
+        self._late = LateRead()
 
     def accumulate(
         self,
@@ -52,14 +57,14 @@ class PlanGradient:
         """Add the gradient of weight · Σ −min Q_iˢ(o, â); returns the losses summed.
 
         ``counted`` are the rows to sum over; None is all of them. A gradient that is not finite
-        is dropped and counted.
+        is dropped and counted. Nothing waits for a GPU: there it is counted at the next call.
 
         Raises:
             NotFiniteError: after ``max_nonfinite`` such gradients in a row.
         """
         loss = losses.plan_loss(self._model, obs, planned_action)
         if counted is not None:
-            loss = loss[counted]
+            loss = torch.where(counted, loss, 0.0)
         total = weight * loss.sum()
         gradient = torch.autograd.grad(total, self._optimizer.parameters, allow_unused=True)
         filled = [
@@ -67,20 +72,29 @@ class PlanGradient:
             for part, parameter in zip(gradient, self._optimizer.parameters, strict=True)
         ]
         norm = torch.nn.utils.get_total_norm(filled)
-        finite = bool(torch.isfinite(norm))
-        self._sums.steps += 1
-        self._sums.dropped += not finite
-        if not finite:
-            check_weights(self._model)
+        finite = torch.isfinite(norm)
+        kept = [torch.where(finite, part, 0.0) for part in filled]
+        if self._gradient is None:
+            self._gradient, self._usable = kept, finite
         else:
-            self._sums.loss += float(total.detach())
-            self._sums.zero_gradients += bool(norm == 0)
-            if self._gradient is None:
-                self._gradient = filled
-            else:
-                torch._foreach_add_(self._gradient, filled)
-        self.nonfinite.seen(finite=finite)
+            torch._foreach_add_(self._gradient, kept)
+            assert self._usable is not None
+            self._usable = self._usable | finite
+        self._sums.steps += 1
+        self._count(self._late.push(torch.stack([total.detach(), norm])))
         return loss.detach()
+
+    def _count(self, came: list[Tensor]) -> None:
+        """What has come of losses and norms."""
+        for total, norm in (numbers.tolist() for numbers in came):
+            finite = math.isfinite(norm)
+            self._sums.dropped += not finite
+            if finite:
+                self._sums.loss += total
+                self._sums.zero_gradients += norm == 0
+            else:
+                check_weights(self._model)
+            self.nonfinite.seen(finite=finite)
 
     def apply(self, step: int) -> dict[str, float]:
         """Clip, take one Adam step and start over; returns what was summed, for the log.
@@ -88,31 +102,37 @@ class PlanGradient:
         ``step`` counts agent steps: the clock of the step size's schedule.
         Empty if nothing was accumulated.
         """
-        sums, gradient = self._sums, self._gradient
-        self._sums, self._gradient = _Sums(), None
-        if sums.steps == 0:
+        if self._gradient is None:
             return {}
-        norm = float(self._optimizer.step(gradient, self._lr(step))) if gradient else 0.0
-        metrics = {
+        norm = self._optimizer.step(self._gradient, self._lr(step), self._usable)
+        (norm,) = download(norm)
+        self._count(self._late.drain())
+        sums = self._sums
+        self._start_over()
+        return {
             "total_a_loss": sums.loss,
-            "grad_norm_a": norm,
+            "grad_norm_a": float(norm),
             "share_zero_gradients": sums.zero_gradients / sums.steps,
             "plans_dropped": float(sums.dropped),
         }
-        return metrics
 
     def discard(self) -> None:
         """Forget what was accumulated, as if its steps had not been taken."""
-        self._sums, self._gradient = _Sums(), None
+        self._count(self._late.drain())
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._sums, self._gradient, self._usable = _Sums(), None, None
 
     @property
     def gradient(self) -> dict[str, Tensor]:
         """The sum so far, by parameter name; zeros before the first step."""
-        names = {p: name for name, p in self._model.named_parameters()}
+        names: dict[Tensor, str] = {p: name for name, p in self._model.named_parameters()}
         parts = self._gradient or [torch.zeros_like(p) for p in self._optimizer.parameters]
         return {names[p]: g for p, g in zip(self._optimizer.parameters, parts, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
+        self._count(self._late.drain())
         return {
             "optimizer": self._optimizer.state_dict(),
             "gradient": None if self._gradient is None else list(self._gradient),
@@ -126,4 +146,6 @@ class PlanGradient:
         device = self._model.device
         self._gradient = None if gradient is None else [g.to(device, copy=True) for g in gradient]
         self._sums = _Sums(**state["sums"])
+        usable = torch.tensor(self._sums.steps > self._sums.dropped, device=device)
+        self._usable = None if gradient is None else usable
         self.nonfinite.load_state_dict(state["nonfinite"])

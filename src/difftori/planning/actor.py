@@ -29,7 +29,7 @@ class Actor:
     def __init__(self, model: WorldModel, config: Config, compiler: Compiler = EAGER) -> None:
         self._model = model
         self._config = config.actor
-        self._mppi = MppiPlanner(model, config.mppi)
+        self._mppi = MppiPlanner(model, config.mppi, compiler)
         optimized = OPTIMIZERS[config.trajectory.optimizer]
         self._trajectory = optimized(model, config.trajectory, compiler)
 

@@ -1,11 +1,14 @@
 """The sampling planner of TD-MPC: MPPI with policy candidates (arXiv 2203.04955, algorithm 1)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from difftori.compiling.compiler import EAGER, Compiler
 from difftori.model.world_model import WorldModel
 from difftori.planning import noise
 from difftori.planning.returns import plan_return, policy_rollout
@@ -16,10 +19,40 @@ INITIAL_STD = 2.0
 """of the first round's candidates, and the most that later rounds may have"""
 
 
+@dataclass(frozen=True)
+class Draws:
+    """The noise of one search, standard unless said otherwise; it is drawn before the search."""
+
+    policy: Float[Tensor, "B H P A"]
+    """of the P policy candidates"""
+    candidates: Float[Tensor, "rounds B H S A"]
+    """of the S Gaussian candidates"""
+    terminal: Float[Tensor, "rounds B N A"]
+    """of the policy at the end of each of the N = S + P candidates"""
+    choice: Float[Tensor, "B K"]
+    """exponential, of the choice among the K elites"""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found."""
+
+    action: Float[Tensor, "B A"]
+    """the chosen elite's first"""
+    mean: Float[Tensor, "H B A"]
+    std: Float[Tensor, "H B A"]
+    best_return: Float[Tensor, "B"]
+    """G of the best candidate of the last round"""
+
+
 class MppiPlanner:
-    def __init__(self, model: WorldModel, config: MppiConfig) -> None:
+    def __init__(self, model: WorldModel, config: MppiConfig, compiler: Compiler = EAGER) -> None:
         self._model = model
         self._config = config
+        self._recorded_search = {
+            spread: compiler.graphs(partial(self._search, spread), "the sampling planner")
+            for spread in {0.0, config.explore_spread}
+        }
 
     @torch.no_grad()
     def plan(
@@ -39,39 +72,23 @@ class MppiPlanner:
         exploring is noise added to the chosen elite's first action. ``score_means`` adds the
         returns of the mean before the first round and after the last one to ``stats``.
         """
-        config, batch = self._config, len(obs)
+        config = self._config
         spread = config.explore_spread if explore else 0.0
         z = self._model.encode(obs)
-        policy_actions = self._policy_candidates(z, horizon, generators)
-        z_all = z.repeat_interleave(config.num_samples + config.num_policy_samples, dim=0)
-
-        mean = z.new_zeros(horizon, batch, self._model.action_dim)
+        first_mean = z.new_zeros(horizon, len(obs), self._model.action_dim)
         if carry is not None:
-            mean[:-1] = carry.transpose(0, 1)[1:]
-        first_mean = mean
-        std = torch.full_like(mean, INITIAL_STD)
-        for _ in range(config.iterations):
-            draws = noise.normal((horizon, config.num_samples, mean.shape[-1]), generators)
-            gaussian = mean.unsqueeze(2) + std.unsqueeze(2) * draws.transpose(0, 1)
-            candidates = torch.cat([gaussian.clamp(-1, 1), policy_actions], dim=2)
-            values = self._score(z_all, candidates, spread, generators)
-            elite_values, elite_index = values.topk(config.num_elites, dim=1)
-            gather_index = elite_index[None, :, :, None].expand(horizon, -1, -1, mean.shape[-1])
-            elites = candidates.gather(2, gather_index)
-            scores = elite_scores(elite_values, config.temperature)
-            elite_mean, elite_std = weighted_moments(elites, scores)
-            std = elite_std.clamp(std_floor, INITIAL_STD)
-            mean = config.momentum * mean + (1 - config.momentum) * elite_mean
-
-        chosen = noise.choice(scores, generators)
-        action = elites[0, torch.arange(batch, device=z.device), chosen]
+            first_mean[:-1] = carry.transpose(0, 1)[1:]
+        draws = self._draw(horizon, generators)
+        search = self._recorded_search[spread]
+        found = search(z, first_mean, z.new_full((), std_floor), draws)
+        action, mean = found.action, found.mean
         if explore:
-            action = action + std[0] * noise.normal(action.shape[1:], generators)
+            action = action + found.std[0] * noise.normal(action.shape[1:], generators)
         # A row that went wrong must not spoil the next steps of its episode.
         whole = torch.isfinite(mean).all(dim=-1).all(dim=0)
         mean = torch.where(whole[None, :, None], mean, 0.0)
-        finite = torch.isfinite(elite_values[:, 0]) & torch.isfinite(action).all(dim=1)
-        stats = {"plan_return_after": elite_values[:, 0]}
+        finite = torch.isfinite(found.best_return) & torch.isfinite(action).all(dim=1)
+        stats = {"plan_return_after": found.best_return}
         if score_means:
             stats["mean_return_before"] = self._return_of(z, first_mean)
             stats["mean_return_after"] = self._return_of(z, mean)
@@ -88,28 +105,71 @@ class MppiPlanner:
         """G of one plan for each latent, ``[B]``; it draws no noise."""
         return plan_return(self._model, z, actions, self._config.discount).squeeze(1)
 
+    def _draw(self, horizon: int, generators: Sequence[torch.Generator]) -> Draws:
+        config, action_dim = self._config, self._model.action_dim
+        samples, policies = config.num_samples, config.num_policy_samples
+        policy = noise.normal((horizon, policies, action_dim), generators)
+        candidates, terminal = [], []
+        for _ in range(config.iterations):
+            candidates.append(noise.normal((horizon, samples, action_dim), generators))
+            terminal.append(noise.normal((samples + policies, action_dim), generators))
+        return Draws(
+            policy=policy,
+            candidates=torch.stack(candidates),
+            terminal=torch.stack(terminal),
+            choice=noise.exponential(config.num_elites, generators),
+        )
+
+    def _search(
+        self,
+        spread: float,
+        z: Float[Tensor, "B Z"],
+        mean: Float[Tensor, "H B A"],
+        std_floor: Float[Tensor, ""],
+        draws: Draws,
+    ) -> Search:
+        config, (horizon, batch, action_dim) = self._config, mean.shape
+        policy_actions = self._policy_candidates(z, draws.policy)
+        z_all = z.repeat_interleave(config.num_samples + config.num_policy_samples, dim=0)
+        std = torch.full_like(mean, INITIAL_STD)
+        for candidate_draws, terminal_draws in zip(draws.candidates, draws.terminal, strict=True):
+            gaussian = mean.unsqueeze(2) + std.unsqueeze(2) * candidate_draws.transpose(0, 1)
+            candidates = torch.cat([gaussian.clamp(-1, 1), policy_actions], dim=2)
+            values = self._score(z_all, candidates, terminal_draws, spread)
+            elite_values, elite_index = values.topk(config.num_elites, dim=1)
+            gather_index = elite_index[None, :, :, None].expand(horizon, -1, -1, action_dim)
+            elites = candidates.gather(2, gather_index)
+            scores = elite_scores(elite_values, config.temperature)
+            elite_mean, elite_std = weighted_moments(elites, scores)
+            std = elite_std.maximum(std_floor).clamp(max=INITIAL_STD)
+            mean = config.momentum * mean + (1 - config.momentum) * elite_mean
+        chosen = noise.choice(scores, draws.choice)
+        action = elites[0, torch.arange(batch, device=z.device), chosen]
+        return Search(action, mean, std, best_return=elite_values[:, 0])
+
     def _policy_candidates(
-        self, z: Float[Tensor, "B Z"], horizon: int, generators: Sequence[torch.Generator]
-    ) -> Float[Tensor, "H B N A"]:
-        count, action_dim = self._config.num_policy_samples, self._model.action_dim
+        self, z: Float[Tensor, "B Z"], draws: Float[Tensor, "B H P A"]
+    ) -> Float[Tensor, "H B P A"]:
+        count = draws.shape[2]
         if count == 0:
-            return z.new_zeros(horizon, len(z), 0, action_dim)
-        draws = noise.normal((horizon, count, action_dim), generators).transpose(0, 1)
-        draws = self._config.min_std * draws.flatten(1, 2)
-        actions = policy_rollout(self._model, z.repeat_interleave(count, dim=0), horizon, draws)
+            return draws.transpose(0, 1)
+        noises = self._config.min_std * draws.transpose(0, 1).flatten(1, 2)
+        z_all = z.repeat_interleave(count, dim=0)
+        actions = policy_rollout(self._model, z_all, len(noises), noises)
         return actions.unflatten(1, (len(z), count))
 
     def _score(
         self,
         z_all: Float[Tensor, "BN Z"],
         candidates: Float[Tensor, "H B N A"],
+        draws: Float[Tensor, "B N A"],
         spread: float,
-        generators: Sequence[torch.Generator],
     ) -> Float[Tensor, "B N"]:
         """G of every candidate; −inf where it is not finite, so that it is never an elite."""
-        draws = self._config.min_std * noise.normal(candidates.shape[2:], generators)
-        actions, draws = candidates.flatten(1, 2), draws.flatten(0, 1)
-        G = plan_return(self._model, z_all, actions, self._config.discount, draws, spread)
+        actions, terminal_noise = candidates.flatten(1, 2), self._config.min_std * draws
+        G = plan_return(
+            self._model, z_all, actions, self._config.discount, terminal_noise.flatten(0, 1), spread
+        )
         return G.view(candidates.shape[1:3]).nan_to_num(
             nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf
         )

@@ -41,7 +41,9 @@ class MultiStartPlanner:
             bound_softness=config.bound_softness,
         )
         gradient = gradient_function(self._model, config, self._compiler, spread)
-        return TrustRegionSolver(partial(self._return, spread=spread), options, gradient)
+        return TrustRegionSolver(
+            partial(self._return, spread=spread), options, gradient, self._compiler.graphs
+        )
 
     def plan(
         self,

@@ -17,7 +17,16 @@ def uniform_actions(action_dim: int, generators: Sequence[torch.Generator]) -> T
     return 2 * torch.stack(rows) - 1
 
 
-def choice(weights: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """One index for each row of ``weights`` ``[B, N]``, with probability in proportion."""
-    rows = zip(weights, generators, strict=True)
-    return torch.cat([torch.multinomial(row, 1, generator=g) for row, g in rows])
+def exponential(count: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """Exponential ``[B, count]``, for ``choice``."""
+    rows = [torch.empty(count, device=g.device).exponential_(generator=g) for g in generators]
+    return torch.stack(rows)
+
+
+def choice(weights: Tensor, draws: Tensor) -> Tensor:
+    """One index for each row of ``weights`` ``[B, N]``, with probability in proportion.
+
+    Of exponential ``draws`` ``[B, N]`` with those rates, the first to come is the choice. This is
+    ``torch.multinomial`` to the bit, without its checks, which on a GPU would wait for it.
+    """
+    return (weights / draws).argmax(dim=1)

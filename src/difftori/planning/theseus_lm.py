@@ -9,17 +9,19 @@ the same step is had without a factorization, in the residual's space:
 which is one division and cannot fail while J and r are finite.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import theseus as th
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from theseus.optimizer import OptimizerInfo
 from theseus.optimizer.linear import LinearSolver
 from torch import Tensor
 
+from difftori.compiling.cuda_graphs import NO_GRAPHS, CudaGraphs
+from difftori.planning.iterations import Iterations
 from difftori.planning.plan_layer import PlanLayers, ResidualLinearization
 from difftori.planning.solution import (
     GradientFunction,
@@ -28,9 +30,7 @@ from difftori.planning.solution import (
     SolverOptions,
     autograd_gradient,
 )
-
-LOOK_EVERY = 10
-"""iterations between looks at whether all rows have stopped, where a look waits for the device"""
+from difftori.planning.trace import Trace
 
 
 def residual_space_step(
@@ -59,46 +59,6 @@ class ResidualSpaceSolver(LinearSolver):
 
 
 @dataclass
-class Trace:
-    """What a run of iterations has seen, row by row; squared residuals as Theseus halves them."""
-
-    best: Float[Tensor, "B D"]
-    best_err: Float[Tensor, "B"]
-    best_residual: Float[Tensor, "B"]
-    first_residual: Float[Tensor, "B"]
-    last_err: Float[Tensor, "B"]
-    stopped: Bool[Tensor, "B"]
-    iterations: Int[Tensor, "B"]
-
-    @classmethod
-    def start(cls, actions: Float[Tensor, "B D"], residual: Float[Tensor, "B"]) -> "Trace":
-        err = residual.square() / 2
-        stopped, iterations = torch.zeros_like(err).bool(), torch.zeros_like(err).long()
-        return cls(actions, err, residual, residual, err, stopped, iterations)
-
-    def see(self, actions: Float[Tensor, "B D"], residual: Float[Tensor, "B"]) -> None:
-        """One more iterate; of equally good ones the first is the best."""
-        self.last_err = residual.square() / 2
-        better = self.last_err < self.best_err
-        self.best = torch.where(better.unsqueeze(1), actions, self.best)
-        self.best_err = torch.where(better, self.last_err, self.best_err)
-        self.best_residual = torch.where(better, residual, self.best_residual)
-
-    def then(self, later: "Trace") -> "Trace":
-        """Two runs as one; Theseus prefers the later of two equally good iterates."""
-        keep = self.best_err < later.best_err
-        return Trace(
-            best=torch.where(keep.unsqueeze(1), self.best, later.best),
-            best_err=torch.where(keep, self.best_err, later.best_err),
-            best_residual=torch.where(keep, self.best_residual, later.best_residual),
-            first_residual=self.first_residual,
-            last_err=later.last_err,
-            stopped=later.stopped,
-            iterations=self.iterations + later.iterations,
-        )
-
-
-@dataclass
 class PlanInfo(OptimizerInfo):
     """What Theseus hands back from an optimizer of plans."""
 
@@ -115,55 +75,66 @@ class LevenbergMarquardt(th.LevenbergMarquardt):
 
     linear_solver: ResidualSpaceSolver
 
+    def __init__(self, *args: Any, graphs: CudaGraphs = NO_GRAPHS, **kwargs: Any) -> None:
+        """``graphs`` records the iterations that need no gradient."""
+        super().__init__(*args, **kwargs)
+        self._recorded_start = graphs(self._first_step, "the planner's first iteration")
+        self._recorded_end = graphs(self._see_last, "the planner's last look")
+        self._more = Iterations(self._next_step, graphs, "the planner's iterations")
+
     def _optimize_impl(self, **kwargs: Any) -> PlanInfo:  # type: ignore[override]
         kwargs["backward_mode"] = th.BackwardMode.resolve(kwargs["backward_mode"])
         self.reset(**kwargs)
         with_graph, without_graph = self._split_backward_iters(**kwargs)
+        actions, z = self.ordering[0].tensor, self.objective.aux_vars["latent"].tensor
         before = None
         if without_graph:
             with torch.no_grad():
-                before, _ = self._iterate(without_graph)
-        trace, all_stopped = self._iterate(with_graph)
-        if not all_stopped:
-            with torch.no_grad():
-                trace.see(self._actions, self.objective.error().squeeze(1))
-        trace = before.then(trace) if before else trace
+                before = self._iterate(actions.detach(), z.detach(), without_graph)
+            actions = before.actions
+        trace = self._iterate(actions, z, with_graph)
+        with torch.no_grad():
+            seen = self._recorded_end(replace(trace, actions=trace.actions.detach()), z.detach())
+        self._set(trace.actions, z)  # where Theseus looks for the solution
+        trace = before.then(seen) if before else seen
         status = np.full(len(trace.best), th.NonlinearOptimizerStatus.MAX_ITERATIONS)
         return PlanInfo(best_solution={"actions": trace.best}, status=status, trace=trace)
 
-    def _iterate(self, count: int) -> tuple[Trace, bool]:
-        """Take up to ``count`` steps, and tell whether all rows stopped before.
+    def _iterate(self, actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"], count: int) -> Trace:
+        """Up to ``count`` steps; the last iterate is not seen: its residual is not known yet."""
+        recorded = not torch.is_grad_enabled()
+        trace = (self._recorded_start if recorded else self._first_step)(actions, z)
+        may_stop = self.params.rel_err_tolerance > 0 or self.params.abs_err_tolerance > 0
+        return self._more(trace, z, count - 1, may_stop=may_stop)
 
-        The iterate after the last of ``count`` steps is not seen: its residual is not known yet.
-        """
-        trace = Trace.start(self._actions, self._linearized_residual())
-        self._take_step(trace)
-        look_every = 1 if trace.stopped.is_cpu else LOOK_EVERY
-        for number in range(1, count):
-            residual, err_before = self._linearized_residual(), trace.last_err
-            trace.see(self._actions, residual)
-            trace.stopped = trace.stopped | self._has_converged(trace.last_err, err_before)
-            if number % look_every == 0 and bool(trace.stopped.all()):
-                return trace, True
-            self._take_step(trace)
-        return trace, False
+    def _first_step(self, actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]) -> Trace:
+        return self._moved(Trace.start(actions, self._linearized_residual(actions, z)))
 
-    @property
-    def _actions(self) -> Float[Tensor, "B D"]:
-        """The present iterate, without its graph."""
-        return self.ordering[0].tensor.detach()
+    def _next_step(self, trace: Trace, z: Float[Tensor, "B Z"]) -> Trace:
+        seen = trace.see(self._linearized_residual(trace.actions, z))
+        converged = self._has_converged(seen.last_err, trace.last_err)
+        return self._moved(replace(seen, stopped=seen.stopped | converged))
 
-    def _linearized_residual(self) -> Float[Tensor, "B"]:
-        """r of the present iterate, once its J is known too."""
+    def _see_last(self, trace: Trace, z: Float[Tensor, "B Z"]) -> Trace:
+        self._set(trace.actions, z)
+        return trace.see(self.objective.error().squeeze(1))
+
+    def _linearized_residual(self, actions: Tensor, z: Tensor) -> Float[Tensor, "B"]:
+        """r of ``actions``, once its J is known too."""
+        self._set(actions, z)
         self.linear_solver.linearization.linearize()
         return self.linear_solver.linearization.r.detach().squeeze(1)
 
-    def _take_step(self, trace: Trace) -> None:
+    def _set(self, actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]) -> None:
+        self.ordering[0].update(actions)
+        self.objective.aux_vars["latent"].update(z)
+
+    def _moved(self, trace: Trace) -> Trace:
         """a ← a + s δ, in the rows that have not stopped."""
         delta = self.compute_delta() * self.params.step_size
         delta = delta.masked_fill(trace.stopped.unsqueeze(1), 0.0)
-        self.ordering[0].update(self.ordering[0].tensor + delta)
-        trace.iterations += ~trace.stopped
+        iterations = trace.iterations + ~trace.stopped
+        return replace(trace, actions=trace.actions + delta, iterations=iterations)
 
     def _has_converged(
         self, err: Float[Tensor, "B"], err_before: Float[Tensor, "B"]
@@ -182,11 +153,12 @@ class TrajectorySolver:
         options: SolverOptions,
         gradient_fn: GradientFunction | None = None,
         optimizer: type[th.LevenbergMarquardt] = LevenbergMarquardt,
+        graphs: CudaGraphs = NO_GRAPHS,
     ) -> None:
         """Without a ``gradient_fn`` the gradient is autograd's.
 
         ``optimizer`` works on a ``PlanCost`` by a ``ResidualSpaceSolver`` and hands back a
-        ``PlanInfo``.
+        ``PlanInfo``; it takes the ``graphs`` for its iterations.
         """
         self._options = options
         self._layers = PlanLayers(
@@ -195,6 +167,7 @@ class TrajectorySolver:
             optimizer=optimizer,
             linear_solver=ResidualSpaceSolver,
             offset=options.value_offset,
+            graphs=graphs,
             **options.optimizer_arguments(),
         )
 

@@ -40,7 +40,7 @@ class TrajectoryPlanner:
         if config.solver == "published":
             return PublishedSolver(return_fn, options)
         gradient = gradient_function(self._model, config, self._compiler, spread)
-        return TrajectorySolver(return_fn, options, gradient)
+        return TrajectorySolver(return_fn, options, gradient, graphs=self._compiler.graphs)
 
     def plan(
         self,

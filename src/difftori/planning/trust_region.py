@@ -27,6 +27,8 @@ from theseus.optimizer import OptimizerInfo
 from theseus.optimizer.linear import LinearSolver
 from torch import Tensor
 
+from difftori.compiling.cuda_graphs import NO_GRAPHS, CudaGraphs
+from difftori.planning.iterations import Iterations
 from difftori.planning.plan_layer import ResidualLinearization
 from difftori.planning.quasi_newton import (
     active_set_step,
@@ -99,19 +101,28 @@ class TrustRegion(th.LevenbergMarquardt):
 
     linear_solver: ActiveSetSolver
 
+    def __init__(
+        self, *args: Any, gain_tolerance: float, graphs: CudaGraphs = NO_GRAPHS, **kwargs: Any
+    ) -> None:
+        """A row stops when its step promises less than ``gain_tolerance`` of the gain so far.
+
+        ``graphs`` records the iterations.
+        """
+        super().__init__(*args, **kwargs)
+        self._gain_tolerance = gain_tolerance
+        self._recorded_start = graphs(self._start, "the planner's start")
+        self._iterate = Iterations(self._next_state, graphs, "the planner's iterations")
+
     def _optimize_impl(self, **kwargs: Any) -> TrustRegionInfo:  # type: ignore[override]
         """Iterate, from a ``state`` or anew, or take the differentiated steps from ``frozen``."""
         self.reset(backward_mode=th.BackwardMode.UNROLL)
         if "frozen" in kwargs:
             self._differentiated(kwargs["frozen"], kwargs["count"], kwargs["bound_softness"])
             return self._info(None)
+        actions, z = self.ordering[0].tensor.detach(), self.objective.aux_vars["latent"].tensor
         with torch.no_grad():
-            state = kwargs["state"] or self._start(kwargs["curvature"])
-            for _ in range(kwargs["count"]):
-                state = self._iterate(state, kwargs["gain_tolerance"])
-                # elsewhere a look would wait for the device
-                if state.stopped.is_cpu and bool(state.stopped.all()):
-                    break
+            state = kwargs["state"] or self._recorded_start(actions, z, kwargs["curvature"])
+            state = self._iterate(state, z, kwargs["count"], may_stop=True)
         self.ordering[0].update(state.actions)
         return self._info(state)
 
@@ -120,15 +131,26 @@ class TrustRegion(th.LevenbergMarquardt):
         status = np.full(len(actions), th.NonlinearOptimizerStatus.MAX_ITERATIONS)
         return TrustRegionInfo(best_solution=None, status=status, state=state)
 
+    def _linearize_at(
+        self, actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"]
+    ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B D"]]:
+        self.ordering[0].update(actions)
+        self.objective.aux_vars["latent"].update(z)
+        return self._linearize()
+
     def _linearize(self) -> tuple[Float[Tensor, "B"], Float[Tensor, "B D"]]:
         """G and its gradient at the present iterate."""
         linearization = self.linear_solver.linearization
         linearization.linearize()
         return -linearization.r.squeeze(1), -linearization.J
 
-    def _start(self, curvature: Float[Tensor, "B D D"] | None) -> State:
-        actions = self.ordering[0].tensor.detach()
-        G, gradient = self._linearize()
+    def _start(
+        self,
+        actions: Float[Tensor, "B D"],
+        z: Float[Tensor, "B Z"],
+        curvature: Float[Tensor, "B D D"] | None,
+    ) -> State:
+        G, gradient = self._linearize_at(actions, z)
         if curvature is None:
             curvature = actions.new_zeros(*actions.shape, actions.shape[1])
         known = curvature.diagonal(dim1=1, dim2=2).sum(dim=1) > 0
@@ -145,7 +167,7 @@ class TrustRegion(th.LevenbergMarquardt):
         )
         return replace(state, damping=state.damping_of_curvature())
 
-    def _iterate(self, state: State, gain_tolerance: float) -> State:
+    def _next_state(self, state: State, z: Float[Tensor, "B Z"]) -> State:
         """One step; kept in the rows where it gains."""
         solver = self.linear_solver
         solver.linearization.J = -state.gradient
@@ -160,13 +182,12 @@ class TrustRegion(th.LevenbergMarquardt):
         # δᵀg / 2 is what the model promises at least before the projection
         hope = (delta * state.gradient).sum(dim=1) / 2
         visible = torch.finfo(state.G.dtype).eps * state.G.abs()  # less is rounding
-        least = (gain_tolerance * (state.G - state.first_return)).maximum(visible)
+        least = (self._gain_tolerance * (state.G - state.first_return)).maximum(visible)
         stopped = state.stopped | (hope <= least)
         step = step.masked_fill(stopped.unsqueeze(1), 0.0)
         trial = torch.where(stopped.unsqueeze(1), state.actions, trial)
 
-        self.ordering[0].update(trial)
-        G, gradient = self._linearize()
+        G, gradient = self._linearize_at(trial, z)
         better = (G > state.G) & torch.isfinite(gradient.sum(dim=1))
         ratio = torch.where(promised > 0, (G - state.G) / promised, -1.0)
         curvature, known = damped_bfgs(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from difftori.compiling.cuda_graphs import NO_GRAPHS, CudaGraphs
 from difftori.planning.plan_layer import PlanLayers
 from difftori.planning.quasi_newton import definite_block, free_coordinates
 from difftori.planning.solution import (
@@ -52,12 +53,18 @@ class TrustRegionSolver:
         return_fn: ReturnFunction,
         options: TrustRegionOptions,
         gradient_fn: GradientFunction | None = None,
+        graphs: CudaGraphs = NO_GRAPHS,
     ) -> None:
         """Without a ``gradient_fn`` the gradient is autograd's."""
         self._gradient_fn = gradient_fn or autograd_gradient(return_fn)
         self._options = options
         self._layers = PlanLayers(
-            return_fn, self._gradient_fn, optimizer=TrustRegion, linear_solver=ActiveSetSolver
+            return_fn,
+            self._gradient_fn,
+            optimizer=TrustRegion,
+            linear_solver=ActiveSetSolver,
+            gain_tolerance=options.gain_tolerance,
+            graphs=graphs,
         )
 
     def solve(
@@ -116,7 +123,6 @@ class TrustRegionSolver:
             count=count,
             curvature=curvature,
             state=state,
-            gain_tolerance=self._options.gain_tolerance,
         )
         return cast(State, cast(TrustRegionInfo, info).state)
 

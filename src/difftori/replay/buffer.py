@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from difftori.devices import upload
 from difftori.replay.fields import episode_arrays, from_rows, row_width
 from difftori.replay.layout import (
     episode_rows,
@@ -196,19 +197,19 @@ class ReplayBuffer:
         index = self._draw(batch_size)
         mass = self._tree.mass[index]
         weight = ((mass.min() / mass) ** self._beta).float()
-        obs = self._observations(index, self.horizon)
+        obs, device = self._observations(index, self.horizon), self._compute_device
         after = torch.arange(self.horizon)[:, None]
         left = self._steps_left[index]
         steps = (index + torch.minimum(after, left - 1)) % self._slots
-        fields = self._move(self._fields.gather(steps))
+        fields = upload(self._fields.gather(steps), device)
         inside = (after < left)[..., None].float() if self.spec.can_terminate else None
         return Batch(
             obs=obs[0],
             next_obs=obs[1:],
             **from_rows(fields, self.spec),
-            weight=self._move(weight),
-            index=self._move(index),
-            inside=None if inside is None else self._move(inside),
+            weight=upload(weight, device),
+            index=index,
+            inside=None if inside is None else upload(inside, device),
         )
 
     def uniform_observations(self, n: int) -> Shaped[Tensor, "n ..."]:
@@ -234,7 +235,7 @@ class ReplayBuffer:
         counts. Raises ValueError, and changes nothing, if a priority is negative or not finite, or
         if no sequence can be drawn at an index.
         """
-        index, priority = index.cpu(), priority.detach().cpu().double()
+        priority = priority.detach().cpu().double()
         bad = ~(torch.isfinite(priority) & (priority >= 0))
         if bool(bad.any()):
             k = int(bad.nonzero()[0])
@@ -263,12 +264,7 @@ class ReplayBuffer:
             offset = torch.minimum(offset, self._steps_left[slots].long())
         frames = self._frames.gather((slots + offset) % self._slots)
         # moved to the computing device as single frames, and only there copied into stacks
-        return stack_frames(self._move(frames), stack)
-
-    def _move(self, tensor: Tensor) -> Tensor:
-        # towards a graphics card only: a CPU tensor could be read before an open copy has filled it
-        to_card = self._compute_device.type == "cuda"
-        return tensor.to(self._compute_device, non_blocking=to_card)
+        return stack_frames(upload(frames, self._compute_device), stack)
 
     # ---- resume
 

@@ -1,7 +1,8 @@
 """What one transition consists of beside its observations.
 
 The one list that the checks of an episode, the ring's rows and the batches read. A new field has
-its line here, its attribute in ``Episode`` and ``Batch``, its collector, and its loss.
+its line here, its attributes in ``Episode`` and ``Batch``, its value in ``collector.py``, and its
+loss.
 """
 
 from collections.abc import Mapping

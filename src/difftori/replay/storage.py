@@ -5,6 +5,8 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from difftori.devices import upload
+
 FIRST_SEGMENT_BYTES = 64 * 1024**2
 LARGEST_SEGMENT_BYTES = 2 * 1024**3
 
@@ -57,14 +59,14 @@ class RowStore:
         shape = (len(flat), *self.shape)
         found = torch.empty(shape, dtype=self._dtype, device=self.device, pin_memory=self._pin)
         if len(self._segments) == 1:
-            torch.index_select(self._segments[0], 0, flat.to(self.device), out=found)
+            torch.index_select(self._segments[0], 0, upload(flat, self.device), out=found)
         else:
             segment_of = torch.bucketize(flat, torch.tensor(self._ends), right=True)
             for number, segment in enumerate(self._segments):
                 position = (segment_of == number).nonzero()[:, 0]
                 local = flat[position] - (self._ends[number] - len(segment))
-                rows = segment.index_select(0, local.to(self.device))
-                found.index_copy_(0, position.to(self.device), rows)
+                rows = segment.index_select(0, upload(local, self.device))
+                found.index_copy_(0, upload(position, self.device), rows)
         return found.reshape(*slots.shape, *self.shape)
 
     def _segment_at(self, slot: int) -> tuple[Tensor, int, int]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from difftori.devices import download, upload
 from difftori.envs import ControlEnv
 from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.plan_gradient_ways import PlanGradientWay
@@ -15,7 +16,6 @@ from difftori.planning.actor import Actor
 from difftori.training.evaluation import close_quietly
 from difftori.training.seeding import derive_seed
 from difftori.training.state import Averages, Counters, OpenEpisode
-from difftori.types import Plan
 
 
 class EpisodeFailedError(RuntimeError):
@@ -68,20 +68,18 @@ class Collector:
             self.open = OpenEpisode(seed=seed, obs=[self._reset(seed)])
         episode = self.open
         assert self.env is not None, "an episode is open without an environment"
-        obs = torch.from_numpy(episode.obs[-1]).to(self.model.device).unsqueeze(0)
-        plan = self._plan(obs, episode, counters)
-        action = plan.action[0].cpu().numpy()
+        obs = upload(torch.from_numpy(episode.obs[-1]), self.model.device).unsqueeze(0)
+        action, carry = self._plan(obs, episode, counters)
         try:
             next_obs, reward, terminated, truncated, info = self.env.step(action)
         except Exception as error:  # a simulator may raise anything
             raise EpisodeFailedError(f"the environment's step raised {error!r}") from error
         if not np.isfinite(reward):
             raise EpisodeFailedError(f"the reward was {reward}")
-        episode.obs.append(_finite_obs(next_obs))
-        episode.action.append(action)
-        episode.reward.append(float(reward))
-        episode.terminated.append(bool(terminated))
-        episode.carry = plan.carry
+        episode.add(
+            _finite_obs(next_obs), action=action, reward=float(reward), terminated=bool(terminated)
+        )
+        episode.carry = carry
         if "success" in info:
             episode.success = float(info["success"])
             episode.success_any = float(info["success_any"])
@@ -128,7 +126,7 @@ class Collector:
         try:
             obs = [self._reset(episode.seed)]
             assert self.env is not None
-            for action in episode.action:
+            for action in episode.steps["action"]:
                 obs.append(self.env.step(action)[0])
             if np.array_equal(np.stack(obs), np.stack(episode.obs)):
                 return True
@@ -163,11 +161,14 @@ class Collector:
             raise EpisodeFailedError(f"the environment cannot be reset: {error!r}") from error
         return _finite_obs(obs)
 
-    def _plan(self, obs: torch.Tensor, episode: OpenEpisode, counters: Counters) -> Plan:
-        """Choose an action, and learn from how it was chosen where the mode does."""
+    def _plan(
+        self, obs: torch.Tensor, episode: OpenEpisode, counters: Counters
+    ) -> tuple[np.ndarray, torch.Tensor | None]:
+        """The action ``[A]`` and the planner's carry; learns from the plan where the mode does."""
         generators = [self.generator]
         if not self.is_planned(counters.episode_start_step):
-            return self.actor.act_randomly(generators)
+            (action,) = download(self.actor.act_randomly(generators).action)
+            return action[0].numpy(), None
         plan = self.actor.act(
             obs,
             episode_start_step=counters.episode_start_step,
@@ -177,14 +178,16 @@ class Collector:
             generators=generators,
             differentiate=self.plan_gradient.differentiates,
         )
-        finite = plan.finite is None or bool(plan.finite.all())
-        if not finite:
+        assert plan.finite is not None
+        # Here, and not before, the device is waited for.
+        action, finite, *stats = download(plan.action, plan.finite, *plan.stats.values())
+        if not finite.all():
             check_weights(self.model)
-        self.nonfinite_plans.seen(finite=finite)
-        if finite:
-            self.averages.add(plan.stats)
+        self.nonfinite_plans.seen(finite=bool(finite.all()))
+        if finite.all():
+            self.averages.add(dict(zip(plan.stats, stats, strict=True)))
             self.averages.add(self.plan_gradient.after_plan(obs, plan, counters.agent_step))
-        return plan
+        return action[0].numpy(), plan.carry
 
 
 def _finite_obs(obs: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from difftori.config import ConfigError
+from difftori.devices import upload
 from difftori.envs import ControlEnv
 from difftori.planning.actor import Actor
 from difftori.training.seeding import generator
@@ -142,7 +143,7 @@ def evaluate(
             watch(Moment(step, frame, rows[0].reward, plan))
 
     while not all(row.done for row in rows):
-        obs = torch.from_numpy(np.stack([row.obs for row in rows])).to(device)
+        obs = upload(torch.from_numpy(np.stack([row.obs for row in rows])), device)
         plan = actor.act(
             obs,
             episode_start_step=agent_step,

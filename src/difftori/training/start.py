@@ -16,8 +16,10 @@ from difftori.checkpoints.lock import RunLockedError, run_lock
 from difftori.checkpoints.published_weights import load_published
 from difftori.checkpoints.tree_file import CheckpointError
 from difftori.compiling.compiler import Compiler
+from difftori.compiling.cuda_graphs import CudaGraphs
 from difftori.compiling.float32_matmul import set_tf32
 from difftori.config import Config, ConfigError, from_hydra, resolve_device
+from difftori.devices import make_current
 from difftori.envs import ControlEnv, env_from_config
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.learning.finite import NotFiniteError
@@ -142,6 +144,7 @@ def build_trainer(
         CheckpointError: there are checkpoints, and none can be used.
     """
     run, device = config.run, resolve_device(config.run.device)
+    make_current(device)
     env, spec = _first_env(config)
 
     def new_env() -> ControlEnv:
@@ -153,7 +156,7 @@ def build_trainer(
         run.folder, spec, config.flat(), every_minutes=run.save_every_minutes
     )
     announce(config, spec, device, checkpointer.episode_bytes, checkpoint_bytes(model))
-    compiler = Compiler(run.compile)
+    compiler = Compiler(run.compile, graphs=CudaGraphs(run.cuda_graphs))
     actor = Actor(model, config, compiler)
     learner = Learner(
         model,

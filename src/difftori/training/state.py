@@ -1,5 +1,6 @@
 """Where a run stands: everything about the loop itself that a checkpoint must hold."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -8,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from difftori.types import Episode
+from difftori.replay.fields import transition_fields
+from difftori.types import EnvSpec, Episode
 
 Phase = Literal["acting", "updating", "evaluating"]
 
@@ -62,9 +64,8 @@ class OpenEpisode:
 
     seed: int
     obs: list[np.ndarray]
-    action: list[np.ndarray] = field(default_factory=list)
-    reward: list[float] = field(default_factory=list)
-    terminated: list[bool] = field(default_factory=list)
+    steps: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    """of each field of a transition, by its name in ``replay.fields``, its values so far"""
     carry: Tensor | None = None
     """what the planner wants back at the next step"""
     success: float | None = None
@@ -72,27 +73,30 @@ class OpenEpisode:
     success_any: float | None = None
     """after any step"""
 
+    def __len__(self) -> int:
+        return len(self.obs) - 1
+
+    def add(self, next_obs: np.ndarray, **transition: Any) -> None:
+        """One agent step: the observation after it, and each field of the transition."""
+        self.obs.append(next_obs)
+        for name, value in transition.items():
+            self.steps[name].append(value)
+
     def outcome(self) -> dict[str, float | None]:
         """What a record says of the episode: its return, and success where the suite knows it."""
-        reward = float(np.sum(self.reward))
+        reward = float(np.sum(self.steps["reward"]))
         return {"reward": reward, "success": self.success, "success_any": self.success_any}
 
-    def finish(self) -> Episode:
-        return Episode(
-            obs=np.stack(self.obs),
-            action=np.stack(self.action),
-            reward=np.asarray(self.reward, dtype=np.float32),
-            terminated=np.asarray(self.terminated, dtype=np.bool_),
-        )
+    def finish(self, spec: EnvSpec) -> Episode:
+        fields = {f.name: np.asarray(self.steps[f.name], f.dtype) for f in transition_fields(spec)}
+        return Episode(obs=np.stack(self.obs), **fields)
 
     def state_dict(self) -> dict[str, Any]:
-        action = np.stack(self.action) if self.action else np.zeros((0, 0), np.float32)
+        steps = {name: torch.from_numpy(np.asarray(values)) for name, values in self.steps.items()}
         return {
             "seed": self.seed,
             "obs": torch.from_numpy(np.stack(self.obs)),
-            "action": torch.from_numpy(action),
-            "reward": torch.tensor(self.reward, dtype=torch.float64),
-            "terminated": torch.tensor(self.terminated, dtype=torch.bool),
+            "steps": steps,
             "carry": self.carry,
             "success": self.success,
             "success_any": self.success_any,
@@ -101,20 +105,19 @@ class OpenEpisode:
     @classmethod
     def from_state(cls, state: dict[str, Any], device: torch.device) -> "OpenEpisode":
         carry = state["carry"]
-        return cls(
+        episode = cls(
             seed=state["seed"],
             obs=list(state["obs"].numpy()),
-            action=list(state["action"].numpy()),
-            reward=state["reward"].tolist(),
-            terminated=state["terminated"].tolist(),
             carry=None if carry is None else carry.to(device),
             success=state["success"],
             success_any=state["success_any"],
         )
+        episode.steps.update({name: list(t.numpy()) for name, t in state["steps"].items()})
+        return episode
 
 
 class Averages:
-    """Means of named numbers since the last ``pop``; keeps tensors on their device."""
+    """Means of named numbers on the CPU since the last ``pop``."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -136,6 +139,6 @@ class Averages:
     def state_dict(self) -> dict[str, Any]:
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        self._sums = {name: total.to(device) for name, total in state["sums"].items()}
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums = {name: total.cpu() for name, total in state["sums"].items()}
         self._counts = dict(state["counts"])

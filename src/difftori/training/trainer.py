@@ -131,12 +131,12 @@ class Trainer:
 
     def _keep(self, episode: OpenEpisode) -> None:
         counters = self.counters
-        self.buffer.add(episode.finish())
+        self.buffer.add(episode.finish(self.spec))
         self.model.observe(torch.from_numpy(np.stack(episode.obs)))
         self._last_episode = episode.outcome()
         counters.episode += 1
         counters.dropped_in_a_row = 0
-        length, each = len(episode.reward), self.config.run.updates_per_step
+        length, each = len(episode), self.config.run.updates_per_step
         done = each * (length - 1) if self._updates_while_acting else 0
         counters.updates_planned = each * self._agent_steps_to_learn_from(length)
         counters.updates_left = counters.updates_planned - done
@@ -251,7 +251,7 @@ class Trainer:
             )
         self.collector.load_state_dict(state["collector"])
         self._last_episode = dict(state["last_episode"])
-        self.averages.load_state_dict(state["averages"], self.model.device)
+        self.averages.load_state_dict(state["averages"])
         self.metrics.truncate(state["metrics"]["metrics_records"])
         self._earlier_seconds = float(
             self.metrics.last_record_value("train", "elapsed_seconds") or 0.0
