@@ -188,12 +188,13 @@ def main() -> None:
 
 
 def save(table: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    lines = "[\n" + ",\n".join(json.dumps(row) for row in table) + "\n]\n"
     if arguments.json:
-        arguments.json.write_text(json.dumps(table, indent=2) + "\n")
+        arguments.json.write_text(lines)
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "planning.md").write_text(markdown(table))
-        (arguments.out / "planning.json").write_text(json.dumps(table, indent=2) + "\n")
+        (arguments.out / "planning.json").write_text(lines)
         frame = pd.DataFrame(table)
         frame.to_csv(arguments.out / "planning.csv", index=False)
         picture(frame, arguments.out / "planning.png")
