@@ -55,8 +55,8 @@ def compare(run: Path, horizon: int, spread: float, steps: int) -> None:
     with torch.no_grad():
         z = model.encode(observations.double().flatten(0, 1))
         start = flatten(policy_rollout(model, z, horizon)).unsqueeze(1)
-    keys = {"explore_spread": spread, "bound_softness": 0.0}
-    planned = make_planner("trust-region", agent, horizon, keys)._trajectory._exploring_solver
+    keys = {"plan_spread": spread, "explore_spread": spread, "bound_softness": 0.0}
+    planned = make_planner("trust-region", agent, horizon, keys)._trajectory._solvers[spread]
     return_fn, gradient_fn = planned._layers._functions
     options: TrustRegionOptions = planned._options
     draws = torch.Generator().manual_seed(0)
