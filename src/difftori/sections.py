@@ -138,6 +138,7 @@ class ActorConfig(Section):
 
 
 class MppiConfig(Section):
+    plan_spread: Finite = 0.0
     explore_spread: Finite = 0.0
     iterations: Count
     num_samples: Count
@@ -175,6 +176,7 @@ class TrajectoryConfig(Section):
     num_starts: Count = 2
     num_candidates: CountOrZero = 0
     bound_softness: NonNegative = 0.01
+    plan_spread: Finite = 0.0
     explore_spread: Finite = 0.0
     solver: Literal["residual", "published"]
     gradient: Literal["adjoint", "autograd"] = "adjoint"

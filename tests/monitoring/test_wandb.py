@@ -60,7 +60,14 @@ def test_what_the_client_is_told(tmp_path: Path) -> None:
     group = "cartpole-swingup-state-default-default"
     name = "cartpole-swingup-state-default-default-7"
     assert (begun.display_name, begun.job_type, begun.run_group) == (name, "train", group)
-    assert list(begun.tags) == ["cartpole-swingup", "state", "default", "full", "paper"]
+    assert list(begun.tags) == [
+        "cartpole-swingup",
+        "state",
+        "default",
+        "full",
+        "published",
+        "paper",
+    ]
     told = {item.key: json.loads(item.value_json) for item in begun.config.update}
     assert told["seed"] == 7
     metrics = [record.metric for record in records if record.HasField("metric")]

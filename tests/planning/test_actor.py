@@ -282,3 +282,10 @@ def test_a_plan_is_optimistic_about_its_end_only_when_exploring(
         ]
         assert torch.equal(*returns) != explore
     assert (returns[1] > returns[0]).all()
+
+
+def test_pessimism_holds_for_every_plan(model: WorldModel) -> None:
+    config = tiny_config("mode=theseus_forward", optimizer="trust_region", plan_spread=-0.5)
+    plain = Actor(model, tiny_config("mode=theseus_forward", optimizer="trust_region"))
+    lower = act(Actor(model, config), random_obs(3)).stats["plan_return_before"]
+    assert (lower < act(plain, random_obs(3)).stats["plan_return_before"]).all()

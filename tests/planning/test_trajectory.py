@@ -127,7 +127,8 @@ def test_plans_improve_the_policys_return() -> None:
 
 def test_options_come_from_the_config_by_name() -> None:
     config = tiny_config(damping=0.7, step_size=0.02, value_offset=50.0, max_iterations=9)
-    options = asdict(TrajectoryPlanner(TargetModel([0.0]), config.trajectory)._solver._options)
+    (solver,) = TrajectoryPlanner(TargetModel([0.0]), config.trajectory)._solvers.values()
+    options = asdict(solver._options)
     assert options == {name: getattr(config.trajectory, name) for name in options}
 
 

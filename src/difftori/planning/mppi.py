@@ -51,7 +51,7 @@ class MppiPlanner:
         self._config = config
         self._recorded_search = {
             spread: compiler.graphs(partial(self._search, spread), "the sampling planner")
-            for spread in {0.0, config.explore_spread}
+            for spread in {config.plan_spread, config.explore_spread}
         }
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class MppiPlanner:
         returns of the mean before the first round and after the last one to ``stats``.
         """
         config = self._config
-        spread = config.explore_spread if explore else 0.0
+        spread = config.explore_spread if explore else config.plan_spread
         z = self._model.encode(obs)
         first_mean = z.new_zeros(horizon, len(obs), self._model.action_dim)
         if carry is not None:

@@ -28,9 +28,8 @@ class MultiStartPlanner:
         self._model = model
         self._config = config
         self._compiler = compiler
-        self._solver = self._new_solver(0.0)
-        spread = config.explore_spread
-        self._exploring_solver = self._new_solver(spread) if spread else self._solver
+        spreads = {config.plan_spread, config.explore_spread}
+        self._solvers = {spread: self._new_solver(spread) for spread in spreads}
 
     def _new_solver(self, spread: float) -> TrustRegionSolver:
         config = self._config
@@ -64,14 +63,14 @@ class MultiStartPlanner:
         the exploration noise.
         """
         action_dim = self._model.action_dim
+        spread = self._config.explore_spread if explore else self._config.plan_spread
         with torch.set_grad_enabled(differentiate):
             z = self._model.encode(obs)
             with torch.no_grad():
                 policy_plan = flatten(policy_rollout(self._model, z, horizon))
                 last_plan, curvature = _unpack(carry, policy_plan.shape[1])
-                starts = self._starts(policy_plan, last_plan, z, generators)
-            solver = self._exploring_solver if explore else self._solver
-            solution = solver.solve(starts, z, curvature)
+                starts = self._starts(policy_plan, last_plan, z, spread, generators)
+            solution = self._solvers[spread].solve(starts, z, curvature)
         best = unflatten(solution.best, action_dim)
         action = best[0]
         explore_std = self._config.exploration_std(update_step) if explore else 0.0
@@ -101,6 +100,7 @@ class MultiStartPlanner:
         policy_plan: Float[Tensor, "B D"],
         last_plan: Float[Tensor, "B D"] | None,
         z: Float[Tensor, "B Z"],
+        spread: float,
         generators: Sequence[torch.Generator],
     ) -> Float[Tensor, "B K D"]:
         config, candidates = self._config, [policy_plan.unsqueeze(1)]
@@ -111,7 +111,7 @@ class MultiStartPlanner:
             center = policy_plan if last_plan is None else last_plan
             candidates.append(samples(center, config.num_candidates, generators))
         return best_candidates(
-            partial(self._return, spread=0.0), torch.cat(candidates, dim=1), z, config.num_starts
+            partial(self._return, spread=spread), torch.cat(candidates, dim=1), z, config.num_starts
         )
 
     def _return(

@@ -29,9 +29,8 @@ class TrajectoryPlanner:
         self._model = model
         self._config = config
         self._compiler = compiler
-        self._solver = self._new_solver(0.0)
-        spread = config.explore_spread
-        self._exploring_solver = self._new_solver(spread) if spread else self._solver
+        spreads = {config.plan_spread, config.explore_spread}
+        self._solvers = {spread: self._new_solver(spread) for spread in spreads}
 
     def _new_solver(self, spread: float) -> TrajectorySolver | PublishedSolver:
         config = self._config
@@ -60,11 +59,11 @@ class TrajectoryPlanner:
         is the best iterate's, detached. ``update_step`` decides the exploration noise; every
         plan begins anew, whatever the ``carry``.
         """
+        spread = self._config.explore_spread if explore else self._config.plan_spread
         with torch.set_grad_enabled(differentiate):
             z = self._model.encode(obs)
             first_guess = self._first_guess(z.detach(), horizon, explore, generators)
-            solver = self._exploring_solver if explore else self._solver
-            solution = solver.solve(flatten(first_guess), z)
+            solution = self._solvers[spread].solve(flatten(first_guess), z)
         action_dim = self._model.action_dim
         best = unflatten(solution.best, action_dim)
         action = best[0]
