@@ -53,6 +53,21 @@ def trust_region(compiler: Compiler) -> list[Tensor]:
     return plan(compiler, TRUST_REGION)
 
 
+def search(compiler: Compiler) -> list[Tensor]:
+    """The sampling planner's mean and action."""
+    config = tiny_config("mode=default", horizon=2)
+    planned = Actor(tiny_model(config), config, compiler).act(
+        random_obs(2),
+        episode_start_step=AFTER_SCHEDULES,
+        update_step=0,
+        carry=None,
+        explore=False,
+        generators=generators(2),
+    )
+    assert planned.carry is not None
+    return [planned.action, planned.carry]
+
+
 def learn(compiler: Compiler) -> list[Tensor]:
     """Losses, priorities and parameters after three updates."""
     model, generator = tiny_model(CONFIG), torch.Generator().manual_seed(0)
@@ -83,6 +98,7 @@ def main() -> None:
     for by, backend in backends.items():
         compare("plan" + by, plan, backend=backend)
         compare("trust region" + by, trust_region, backend=backend)
+        compare("sampling planner" + by, search, backend=backend)
         compare("update" + by, learn, backend=backend)
 
 

@@ -5,7 +5,11 @@ import torch
 
 from builders import random_batch, tiny_config, tiny_model
 from difftori.compiling import float32_matmul
-from difftori.compiling.float32_matmul import fast_float32_matmul, set_tf32
+from difftori.compiling.float32_matmul import (
+    fast_float32_matmul,
+    fast_large_products,
+    set_tf32,
+)
 from difftori.learning import learner, losses
 from difftori.training.start import _prepare_process
 
@@ -54,6 +58,18 @@ def test_updates_use_them_for_large_products(
     new = learner.Learner(tiny_model(config), config.learner, generator=generator, max_nonfinite=1)
     new.update(random_batch(), step=0)
     assert seen == [setting]
+
+
+@pytest.mark.parametrize(("compiled", "setting"), [(True, "medium"), (False, "highest")])
+def test_compiled_code_uses_them_for_smaller_products(
+    monkeypatch: pytest.MonkeyPatch, compiled: bool, setting: str
+) -> None:
+    """What runs eagerly keeps the order of its sums."""
+    monkeypatch.setattr(float32_matmul, "medium_is_accurate", lambda: True)
+    with fast_large_products(128, 256, torch.device("cpu"), compiled=compiled):
+        assert torch.get_float32_matmul_precision() == setting
+    with fast_large_products(16, 128, torch.device("cpu"), compiled=compiled):
+        assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize("enabled", [False, True])

@@ -98,7 +98,9 @@ class Compiler:
         version = FunctionType(code, alias.__globals__, "version", None, alias.__closure__)
         options: dict[str, Any] = {}
         if self._backend == "inductor":
-            from difftori.compiling.sum_fusion import FuseMatmulSums  # imports the compiler
+            # these import the compiler
+            from difftori.compiling.fast_tanh import CpuPasses
+            from difftori.compiling.sum_fusion import FuseMatmulSums
 
             on_cpu = all(tensor.is_cpu for tensor in tensors_in(args))
             if on_cpu:
@@ -106,7 +108,7 @@ class Compiler:
                 torch._inductor.config.compile_threads = 1
             # What torch would check before each call, weight by weight, is known: see kind_of.
             options["guard_filter_fn"] = lambda guards: [False for _ in guards]
-            options["post_grad_custom_pre_pass"] = FuseMatmulSums()
+            options["post_grad_custom_pre_pass"] = CpuPasses() if on_cpu else FuseMatmulSums()
             options["cpp_wrapper"] = on_cpu
         return torch.compile(
             version, fullgraph=True, dynamic=False, backend=self._backend, options=options or None

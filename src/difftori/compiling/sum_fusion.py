@@ -36,12 +36,12 @@ def _fuse_terms(graph: Graph, total: Node) -> None:
     if len(products) < 2:
         return
     with graph.inserting_before(total):
-        left = _call(graph, aten.cat.default, [product.args[0] for product in products], 1)
-        right = _call(graph, aten.cat.default, [product.args[1] for product in products], 0)
-        merged = _call(graph, aten.mm.default, left, right)
+        left = call(graph, aten.cat.default, [product.args[0] for product in products], 1)
+        right = call(graph, aten.cat.default, [product.args[1] for product in products], 0)
+        merged = call(graph, aten.mm.default, left, right)
         for term in terms:
             if term not in products:
-                merged = _call(graph, aten.add.Tensor, merged, term)
+                merged = call(graph, aten.add.Tensor, merged, term)
     total.replace_all_uses_with(merged)
 
 
@@ -70,7 +70,7 @@ def _is_inside_a_sum(node: Node) -> bool:
     return len(node.users) == 1 and _is_sum(next(iter(node.users)))
 
 
-def _call(graph: Graph, target: torch._ops.OpOverload, *args: Any) -> Node:
+def call(graph: Graph, target: torch._ops.OpOverload, *args: Any) -> Node:
     """A new node, with the fake value that inductor's later passes read."""
     node = graph.call_function(target, args)
     node.meta["val"] = target(*torch.fx.map_arg(args, lambda arg: arg.meta["val"]))

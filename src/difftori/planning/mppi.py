@@ -1,6 +1,7 @@
 """The sampling planner of TD-MPC: MPPI with policy candidates (arXiv 2203.04955, algorithm 1)."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftori.compiling.compiler import EAGER, Compiler
+from difftori.compiling.float32_matmul import fast_large_products
 from difftori.model.world_model import WorldModel
 from difftori.planning import noise
 from difftori.planning.returns import plan_return, policy_rollout
@@ -49,6 +51,11 @@ class MppiPlanner:
     def __init__(self, model: WorldModel, config: MppiConfig, compiler: Compiler = EAGER) -> None:
         self._model = model
         self._config = config
+        self._compiler = compiler
+        self._scores = {
+            spread: compiler(partial(self._score, spread), "the sampling planner")
+            for spread in {config.plan_spread, config.explore_spread}
+        }
         self._recorded_search = {
             spread: compiler.graphs(partial(self._search, spread), "the sampling planner")
             for spread in {config.plan_spread, config.explore_spread}
@@ -80,7 +87,8 @@ class MppiPlanner:
             first_mean[:-1] = carry.transpose(0, 1)[1:]
         draws = self._draw(horizon, generators)
         search = self._recorded_search[spread]
-        found = search(z, first_mean, z.new_full((), std_floor), draws)
+        with self._fast_products(len(obs) * config.num_samples, z):
+            found = search(z, first_mean, z.new_full((), std_floor), draws)
         action, mean = found.action, found.mean
         if explore:
             action = action + found.std[0] * noise.normal(action.shape[1:], generators)
@@ -100,6 +108,12 @@ class MppiPlanner:
             first_guess=first_mean,
             stats=stats,
         )
+
+    def _fast_products(self, rows: int, z: Float[Tensor, "B Z"]) -> AbstractContextManager[None]:
+        """Of compiled code only: in eager mode float32 sums stay in the order that they had."""
+        if not self._compiler.enabled:
+            return nullcontext()
+        return fast_large_products(rows, z.shape[1], z.device, compiled=True)
 
     def _return_of(self, z: Float[Tensor, "B Z"], actions: Float[Tensor, "H B A"]) -> Tensor:
         """G of one plan for each latent, ``[B]``; it draws no noise."""
@@ -131,11 +145,11 @@ class MppiPlanner:
         config, (horizon, batch, action_dim) = self._config, mean.shape
         policy_actions = self._policy_candidates(z, draws.policy)
         z_all = z.repeat_interleave(config.num_samples + config.num_policy_samples, dim=0)
-        std = torch.full_like(mean, INITIAL_STD)
+        std, score = torch.full_like(mean, INITIAL_STD), self._scores[spread]
         for candidate_draws, terminal_draws in zip(draws.candidates, draws.terminal, strict=True):
             gaussian = mean.unsqueeze(2) + std.unsqueeze(2) * candidate_draws.transpose(0, 1)
             candidates = torch.cat([gaussian.clamp(-1, 1), policy_actions], dim=2)
-            values = self._score(z_all, candidates, terminal_draws, spread)
+            values = score(z_all, candidates, terminal_draws)
             elite_values, elite_index = values.topk(config.num_elites, dim=1)
             gather_index = elite_index[None, :, :, None].expand(horizon, -1, -1, action_dim)
             elites = candidates.gather(2, gather_index)
@@ -160,10 +174,10 @@ class MppiPlanner:
 
     def _score(
         self,
+        spread: float,
         z_all: Float[Tensor, "BN Z"],
         candidates: Float[Tensor, "H B N A"],
         draws: Float[Tensor, "B N A"],
-        spread: float,
     ) -> Float[Tensor, "B N"]:
         """G of every candidate; −inf where it is not finite, so that it is never an elite."""
         actions, terminal_noise = candidates.flatten(1, 2), self._config.min_std * draws
