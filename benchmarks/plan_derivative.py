@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from planners import make_planner, streams, trained_agent
 
 from difftori.planning.returns import policy_rollout
-from difftori.planning.solution import flatten
-from difftori.planning.trust_region_solver import (
+from difftori.solvers.solution import flatten
+from difftori.solvers.trust_region_solver import (
     TrustRegionOptions,
     TrustRegionSolution,
     TrustRegionSolver,

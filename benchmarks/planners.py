@@ -15,9 +15,9 @@ from difftori.agent import FULLY_TRAINED_STEP, Agent, load_agent
 from difftori.config import from_flat
 from difftori.planning.actor import Actor
 from difftori.planning.mppi import MppiPlanner
-from difftori.planning.quasi_newton import free_coordinates
 from difftori.planning.returns import plan_return, policy_rollout
-from difftori.planning.solution import flatten
+from difftori.solvers.quasi_newton import free_coordinates
+from difftori.solvers.solution import flatten
 from difftori.training.seeding import generator
 from difftori.types import Plan
 

@@ -11,7 +11,7 @@ import pytest  # noqa: E402, F401
 import torch._dynamo  # noqa: E402, the optimizers import it at their first step
 import wandb  # noqa: E402, F401
 
-import difftori.planning.theseus_lm  # noqa: E402, F401
+import difftori.solvers.theseus_lm  # noqa: E402, F401
 import runs  # noqa: E402, F401
 from difftori.envs.rendering import without_rendering  # noqa: E402
 

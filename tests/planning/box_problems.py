@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from difftori.planning.trust_region_solver import TrustRegionOptions
+from difftori.solvers.trust_region_solver import TrustRegionOptions
 
 OPTIONS = TrustRegionOptions(
     iterations=60,

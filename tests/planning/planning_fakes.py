@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from builders import random_obs
 from difftori.model.world_model import WorldModel
 from difftori.planning.returns import plan_return, policy_rollout
-from difftori.planning.solution import ReturnFunction, SolverOptions
+from difftori.solvers.solution import ReturnFunction, SolverOptions
 
 
 class FakeModel(WorldModel):

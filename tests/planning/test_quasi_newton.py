@@ -5,8 +5,8 @@ import torch
 from box_problems import CURVATURE, latents
 
 from builders import generators
-from difftori.planning.quasi_newton import damped_bfgs, definite_block, free_coordinates
 from difftori.planning.starts import best_candidates, samples, shifted
+from difftori.solvers.quasi_newton import damped_bfgs, definite_block, free_coordinates
 
 
 def test_bfgs_satisfies_the_secant_equation_and_stays_definite() -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from builders import random_obs, tiny_config, tiny_model
 from difftori.model.world_model import WorldModel
-from difftori.planning.solution import SolverOptions
-from difftori.planning.theseus_lm import TrajectorySolver
+from difftori.solvers.solution import SolverOptions
+from difftori.solvers.theseus_lm import TrajectorySolver
 
 
 @pytest.fixture

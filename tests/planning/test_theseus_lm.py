@@ -12,10 +12,10 @@ from torch import Tensor
 
 from builders import tiny_config, tiny_model
 from difftori.model.world_model import WorldModel
-from difftori.planning.plan_layer import PlanCost
-from difftori.planning.published_solver import PublishedSolver
-from difftori.planning.solution import ReturnFunction
-from difftori.planning.theseus_lm import (
+from difftori.solvers.plan_layer import PlanCost
+from difftori.solvers.published_solver import PublishedSolver
+from difftori.solvers.solution import ReturnFunction
+from difftori.solvers.theseus_lm import (
     LevenbergMarquardt,
     ResidualSpaceSolver,
     TrajectorySolver,

@@ -17,9 +17,9 @@ from box_problems import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difftori.planning.plan_layer import PlanCost
-from difftori.planning.trust_region import ActiveSetSolver, TrustRegion
-from difftori.planning.trust_region_solver import TrustRegionSolver
+from difftori.solvers.plan_layer import PlanCost
+from difftori.solvers.trust_region import ActiveSetSolver, TrustRegion
+from difftori.solvers.trust_region_solver import TrustRegionSolver
 
 
 def test_reaches_the_optimum_of_a_quadratic() -> None:

@@ -7,7 +7,7 @@ import torch
 from box_problems import OPTIONS, bumpy, latents, quadratic, zeros
 from torch import Tensor
 
-from difftori.planning.trust_region_solver import TrustRegionSolver
+from difftori.solvers.trust_region_solver import TrustRegionSolver
 
 
 def finite_difference(function: object, at: Tensor, epsilon: float = 1e-4) -> Tensor:

@@ -28,8 +28,8 @@ from difftori.compiling.compiler import Compiler
 from difftori.model.world_model import WorldModel, value_of
 from difftori.planning import tape
 from difftori.planning.returns import plan_return, survival
-from difftori.planning.solution import GradientFunction, flatten, unflatten
 from difftori.sections import TrajectoryConfig
+from difftori.solvers.solution import GradientFunction, flatten, unflatten
 
 logger = logging.getLogger(__name__)
 

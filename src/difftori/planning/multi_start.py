@@ -12,10 +12,10 @@ from difftori.model.world_model import WorldModel
 from difftori.planning import noise
 from difftori.planning.fast_gradient import gradient_function
 from difftori.planning.returns import plan_return, policy_rollout
-from difftori.planning.solution import flatten, unflatten
 from difftori.planning.starts import best_candidates, samples, shifted
-from difftori.planning.trust_region_solver import TrustRegionOptions, TrustRegionSolver
 from difftori.sections import TrajectoryConfig
+from difftori.solvers.solution import flatten, unflatten
+from difftori.solvers.trust_region_solver import TrustRegionOptions, TrustRegionSolver
 from difftori.types import Plan
 
 

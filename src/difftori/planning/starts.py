@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftori.planning import noise
-from difftori.planning.solution import ReturnFunction
+from difftori.solvers.solution import ReturnFunction
 
 CANDIDATE_STD = 0.5
 """of the samples around a plan, in actions"""

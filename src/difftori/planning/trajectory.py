@@ -12,11 +12,11 @@ from difftori.compiling.compiler import EAGER, Compiler
 from difftori.model.world_model import WorldModel
 from difftori.planning.fast_gradient import gradient_function
 from difftori.planning.noise import normal
-from difftori.planning.published_solver import PublishedSolver
 from difftori.planning.returns import plan_return, policy_rollout
-from difftori.planning.solution import SolverOptions, flatten, unflatten
-from difftori.planning.theseus_lm import TrajectorySolver
 from difftori.sections import TrajectoryConfig
+from difftori.solvers.published_solver import PublishedSolver
+from difftori.solvers.solution import SolverOptions, flatten, unflatten
+from difftori.solvers.theseus_lm import TrajectorySolver
 from difftori.types import Plan
 
 

@@ -8,15 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftori.compiling.cuda_graphs import NO_GRAPHS, CudaGraphs
-from difftori.planning.plan_layer import PlanLayers
-from difftori.planning.quasi_newton import definite_block, free_coordinates
-from difftori.planning.solution import (
+from difftori.solvers.plan_layer import PlanLayers
+from difftori.solvers.quasi_newton import definite_block, free_coordinates
+from difftori.solvers.solution import (
     GradientFunction,
     ReturnFunction,
     Solution,
     autograd_gradient,
 )
-from difftori.planning.trust_region import ActiveSetSolver, State, TrustRegion, TrustRegionInfo
+from difftori.solvers.trust_region import ActiveSetSolver, State, TrustRegion, TrustRegionInfo
 
 
 @dataclass(frozen=True)

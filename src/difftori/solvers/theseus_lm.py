@@ -21,16 +21,16 @@ from theseus.optimizer.linear import LinearSolver
 from torch import Tensor
 
 from difftori.compiling.cuda_graphs import NO_GRAPHS, CudaGraphs
-from difftori.planning.iterations import Iterations
-from difftori.planning.plan_layer import PlanLayers, ResidualLinearization
-from difftori.planning.solution import (
+from difftori.solvers.iterations import Iterations
+from difftori.solvers.plan_layer import PlanLayers, ResidualLinearization
+from difftori.solvers.solution import (
     GradientFunction,
     ReturnFunction,
     Solution,
     SolverOptions,
     autograd_gradient,
 )
-from difftori.planning.trace import Trace
+from difftori.solvers.trace import Trace
 
 
 def residual_space_step(

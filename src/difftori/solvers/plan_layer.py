@@ -13,7 +13,7 @@ from theseus.optimizer import Linearization, OptimizerInfo
 from theseus.optimizer.linear import LinearSolver
 from torch import Tensor
 
-from difftori.planning.solution import GradientFunction, ReturnFunction
+from difftori.solvers.solution import GradientFunction, ReturnFunction
 
 
 class PlanCost(th.CostFunction):

@@ -28,9 +28,9 @@ from theseus.optimizer.linear import LinearSolver
 from torch import Tensor
 
 from difftori.compiling.cuda_graphs import NO_GRAPHS, CudaGraphs
-from difftori.planning.iterations import Iterations
-from difftori.planning.plan_layer import ResidualLinearization
-from difftori.planning.quasi_newton import (
+from difftori.solvers.iterations import Iterations
+from difftori.solvers.plan_layer import ResidualLinearization
+from difftori.solvers.quasi_newton import (
     active_set_step,
     damped_bfgs,
     first_damping,

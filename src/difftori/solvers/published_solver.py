@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftori.planning.solution import ReturnFunction, Solution, SolverOptions
+from difftori.solvers.solution import ReturnFunction, Solution, SolverOptions
 
 
 class PublishedSolver:
