@@ -60,16 +60,14 @@ def test_updates_use_them_for_large_products(
     assert seen == [setting]
 
 
-@pytest.mark.parametrize(("compiled", "setting"), [(True, "medium"), (False, "highest")])
-def test_compiled_code_uses_them_for_smaller_products(
-    monkeypatch: pytest.MonkeyPatch, compiled: bool, setting: str
+@pytest.mark.parametrize(("rows", "setting"), [(128, "medium"), (16, "highest")])
+def test_only_large_products_use_them(
+    monkeypatch: pytest.MonkeyPatch, rows: int, setting: str
 ) -> None:
-    """What runs eagerly keeps the order of its sums."""
     monkeypatch.setattr(float32_matmul, "medium_is_accurate", lambda: True)
-    with fast_large_products(128, 256, torch.device("cpu"), compiled=compiled):
+    with fast_large_products(rows, 256, torch.device("cpu")):
         assert torch.get_float32_matmul_precision() == setting
-    with fast_large_products(16, 128, torch.device("cpu"), compiled=compiled):
-        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize("enabled", [False, True])

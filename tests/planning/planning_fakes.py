@@ -15,7 +15,7 @@ class FakeModel(WorldModel):
     def __init__(self, action_dim: int = 1, reward: float = 1.0, value: float = 0.0) -> None:
         nn.Module.__init__(self)
         self.obs_ndim = 1
-        self.action_dim = action_dim
+        self.action_dim, self.hidden_dim = action_dim, 1
         self._reward_value = reward
         self._value = value
 

@@ -9,10 +9,8 @@ import torch
 FLOAT32_ACCURACY = 1e-5
 """relative; float32 kernels err by 1e-7 to 1e-6 here, bf16 ones by 1e-3"""
 
-LARGE_PRODUCT = 2**17
-"""rows times columns from which oneDNN's float32 products beat MKL's by far; on AVX-512"""
-LARGE_COMPILED_PRODUCT = 2**12
-"""the same in compiled code, whose sums are in another order anyway: where oneDNN begins to win"""
+LARGE_PRODUCT = 2**14
+"""rows times columns from which oneDNN's float32 products beat MKL's; on AVX-512"""
 
 
 def set_tf32(enabled: bool) -> None:
@@ -25,11 +23,10 @@ def set_tf32(enabled: bool) -> None:
 
 
 def fast_large_products(
-    rows: int, columns: int, device: torch.device, *, compiled: bool
+    rows: int, columns: int, device: torch.device
 ) -> AbstractContextManager[None]:
     """``fast_float32_matmul`` where it wins: for large products, ``[rows, columns]``, on a CPU."""
-    least = LARGE_COMPILED_PRODUCT if compiled else LARGE_PRODUCT
-    large = device.type == "cpu" and rows * columns >= least
+    large = device.type == "cpu" and rows * columns >= LARGE_PRODUCT
     return fast_float32_matmul() if large else nullcontext()
 
 

@@ -71,7 +71,6 @@ class Learner:
             target_spread=config.target_spread,
         )
         policy_loss = partial(losses.policy_loss, model, rho=config.rho)
-        self._compiler = compiler
         self._model_loss = compiler(model_loss, "the model update")
         self._policy_loss = compiler(policy_loss, "the policy update")
         self._recorded_step = compiler.graphs(self._step, "the update")
@@ -90,8 +89,7 @@ class Learner:
         offsets = self._offsets(batch)
         noise = self._policy_noise(shape)
         policy_noise = self._policy_noise((shape[0] + 1, *shape[1:]))
-        size, compiled = (config.batch_size, self.model.hidden_dim), self._compiler.enabled
-        with fast_large_products(*size, self.model.device, compiled=compiled):
+        with fast_large_products(config.batch_size, self.model.hidden_dim, self.model.device):
             names, numbers, priority = self._recorded_step(
                 batch, offsets, noise, policy_noise, self._step_size(step)
             )

@@ -1,7 +1,6 @@
 """The sampling planner of TD-MPC: MPPI with policy candidates (arXiv 2203.04955, algorithm 1)."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -51,7 +50,6 @@ class MppiPlanner:
     def __init__(self, model: WorldModel, config: MppiConfig, compiler: Compiler = EAGER) -> None:
         self._model = model
         self._config = config
-        self._compiler = compiler
         self._scores = {
             spread: compiler(partial(self._score, spread), "the sampling planner")
             for spread in {config.plan_spread, config.explore_spread}
@@ -87,7 +85,8 @@ class MppiPlanner:
             first_mean[:-1] = carry.transpose(0, 1)[1:]
         draws = self._draw(horizon, generators)
         search = self._recorded_search[spread]
-        with self._fast_products(len(obs) * config.num_samples, z):
+        rows = len(obs) * config.num_samples
+        with fast_large_products(rows, self._model.hidden_dim, z.device):
             found = search(z, first_mean, z.new_full((), std_floor), draws)
         action, mean = found.action, found.mean
         if explore:
@@ -108,12 +107,6 @@ class MppiPlanner:
             first_guess=first_mean,
             stats=stats,
         )
-
-    def _fast_products(self, rows: int, z: Float[Tensor, "B Z"]) -> AbstractContextManager[None]:
-        """Of compiled code only: in eager mode float32 sums stay in the order that they had."""
-        if not self._compiler.enabled:
-            return nullcontext()
-        return fast_large_products(rows, z.shape[1], z.device, compiled=True)
 
     def _return_of(self, z: Float[Tensor, "B Z"], actions: Float[Tensor, "H B A"]) -> Tensor:
         """G of one plan for each latent, ``[B]``; it draws no noise."""
