@@ -10,8 +10,11 @@ from collections.abc import Iterable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from difftori.model.networks import PreciseLinear
+
+aten = torch.ops.aten
 
 Tape = list[tuple[Tensor, ...]]
 """for each layer what ``backward`` needs of it"""
@@ -45,17 +48,19 @@ def forward(layers: Iterable[nn.Module], x: Float[Tensor, "*B I"]) -> tuple[Tens
     tape: Tape = []
     for layer in layers:
         if isinstance(layer, nn.Linear):
-            x = layer(x)
+            x = functional.linear(x, layer.weight, layer.bias)
             tape.append(())
-        elif isinstance(layer, (nn.ELU, nn.Tanh)):
-            x = layer(x)
+        elif isinstance(layer, nn.ELU):
+            x = functional.elu(x)
+            tape.append((x,))
+        elif isinstance(layer, nn.Tanh):
+            x = torch.tanh(x)
             tape.append((x,))
         elif isinstance(layer, nn.LayerNorm):
-            variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
-            scale = torch.rsqrt(variance + layer.eps)
-            x = (x - mean) * scale
-            tape.append((x, scale))
-            x = torch.addcmul(layer.bias, x, layer.weight)
+            shape, weight, bias = layer.normalized_shape, layer.weight, layer.bias
+            y, mean, scale = torch.native_layer_norm(x, shape, weight, bias, layer.eps)
+            tape.append((x, mean, scale))
+            x = y
         else:
             raise TypeError(f"no derivative is written for {type(layer).__name__}")
     return x, tape
@@ -67,22 +72,17 @@ def backward(layers: Iterable[nn.Module], tape: Tape, c: Float[Tensor, "*B O"]) 
         if isinstance(layer, nn.Linear):
             c = c @ layer.weight
         elif isinstance(layer, nn.ELU):
-            (y,) = saved
-            c = c * _elu_slope(y)
+            c = aten.elu_backward.default(c, 1, 1, 1, True, *saved)  # from the layer's output
         elif isinstance(layer, nn.Tanh):
-            (y,) = saved
-            c = c - c * y.square()
+            c = aten.tanh_backward.default(c, *saved)
         elif isinstance(layer, nn.LayerNorm):
-            x, scale = saved
-            c = c * layer.weight
-            along = x * (c * x).mean(dim=-1, keepdim=True)
-            c = (c - c.mean(dim=-1, keepdim=True) - along) * scale
+            x, mean, scale = saved
+            shape, weight, bias = layer.normalized_shape, layer.weight, layer.bias
+            only_of_x = [True, False, False]
+            c, _, _ = aten.native_layer_norm_backward.default(
+                c, x, shape, mean, scale, weight, bias, only_of_x
+            )
     return c
-
-
-def _elu_slope(y: Tensor) -> Tensor:
-    """ELU's derivative from its output: 1 above zero, eˣ = y + 1 below."""
-    return y.clamp(max=0) + 1
 
 
 def _hooks(layer: nn.Module) -> bool:
