@@ -82,8 +82,9 @@ class _Mppi(MppiPlanner):
         best = self._candidates[:, rows, self._values.argmax(dim=1)]
         return Plan(action=plan.action, carry=plan.carry, finite=plan.finite, actions=best)
 
-    def _score(self, z_all: Tensor, candidates: Tensor, *rest: Any) -> Tensor:
-        self._candidates, self._values = candidates, super()._score(z_all, candidates, *rest)
+    def _score(self, spread: float, z_all: Tensor, candidates: Tensor, draws: Tensor) -> Tensor:
+        self._values = super()._score(spread, z_all, candidates, draws)
+        self._candidates = candidates
         return self._values
 
 

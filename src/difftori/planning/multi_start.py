@@ -20,7 +20,7 @@ from difftori.types import Plan
 
 
 class MultiStartPlanner:
-    """max_a G(a) over the box, from the policy's rollout, the last plan and samples around it."""
+    """max_a G(a) over the box from the policy's rollout, and from other starts if asked for."""
 
     def __init__(
         self, model: WorldModel, config: TrajectoryConfig, compiler: Compiler = EAGER
@@ -103,12 +103,12 @@ class MultiStartPlanner:
         spread: float,
         generators: Sequence[torch.Generator],
     ) -> Float[Tensor, "B K D"]:
-        config, candidates = self._config, [policy_plan.unsqueeze(1)]
-        if last_plan is not None:
-            last_plan = shifted(last_plan, policy_plan, self._model.action_dim)
-            candidates.append(last_plan.unsqueeze(1))
+        config, center = self._config, policy_plan
+        candidates = [policy_plan.unsqueeze(1)]
+        if last_plan is not None and config.start_from_last_plan:
+            center = shifted(last_plan, policy_plan, self._model.action_dim)
+            candidates.append(center.unsqueeze(1))
         if config.num_candidates > 0:
-            center = policy_plan if last_plan is None else last_plan
             candidates.append(samples(center, config.num_candidates, generators))
         return best_candidates(
             partial(self._return, spread=spread), torch.cat(candidates, dim=1), z, config.num_starts
