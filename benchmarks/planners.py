@@ -53,11 +53,13 @@ def planner_keys(name: str) -> dict[str, Any]:
             return {"warmup_planner": "mppi", "planner": "mppi", **sizes}
         case "published" if number:
             return {**optimizes, "optimizer": "published", "max_iterations": int(number)}
-        case "trust-region":
+        case "trust-region" | "last-plan":
             if number:
                 sizes = {"trust_region_iterations": int(number)}
+            sizes["start_from_last_plan"] = kind == "last-plan"
             return {**optimizes, "optimizer": "trust_region", **sizes}
-    raise ValueError(f"planner {name} is none of policy, mppi[-N], published-N, trust-region[-N]")
+    known = "policy, mppi[-N], published-N, trust-region[-N], last-plan[-N]"
+    raise ValueError(f"planner {name} is none of {known}")
 
 
 class _Policy:

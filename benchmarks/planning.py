@@ -13,6 +13,8 @@ For each run and horizon a row for each planner:
     zero       share of plans whose derivative is exactly zero
     iterations taken, at most those that the planner's name says
     distance   from stationary: median norm of the gradient of G over the free coordinates
+
+``last-plan`` is ``trust-region`` that begins at the last plan, one step later, as well.
 """
 
 import argparse
@@ -50,9 +52,9 @@ from difftori.training.evaluation import evaluate
 
 PLANNERS = (
     *("policy", "mppi", "mppi-512", "published-5", "published-20", "published-50"),
-    *("published-200", "trust-region-4", "trust-region", "trust-region-16"),
+    *("published-200", "trust-region-4", "trust-region", "trust-region-16", "last-plan"),
 )
-ACTING = ("policy", "mppi", "published-20", "published-50", "trust-region")
+ACTING = ("policy", "mppi", "published-20", "published-50", "trust-region", "last-plan")
 HEADINGS = (
     *("planner", "gain", "ms alone", "ms of ten", "return", "zero", "iterations", "distance"),
 )
@@ -131,7 +133,7 @@ def picture(table: pd.DataFrame, path: Path) -> None:
     tasks = longest.task.unique()
     figure, panels = pyplot.subplots(1, len(tasks), figsize=(3.6 * len(tasks), 3.2), squeeze=False)
     for task, panel in zip(tasks, panels[0], strict=True):
-        for kind in ("published", "trust-region", "mppi"):
+        for kind in ("published", "trust-region", "last-plan", "mppi"):
             chosen = longest[(longest.task == task) & longest.planner.str.startswith(kind)]
             chosen = chosen.sort_values("ms")
             panel.plot(chosen.ms, chosen.gain_share, marker="o", label=kind)
@@ -150,7 +152,7 @@ def arguments_of_command() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
-    names = "policy, mppi, mppi-SAMPLES, published-ITERATIONS, trust-region[-ITERATIONS]"
+    names = "policy, mppi, mppi-SAMPLES, published-ITERATIONS, trust-region[-ITERATIONS], last-plan"
     add("--planners", nargs="+", default=PLANNERS, metavar="NAME", help=names)
     add("--acting", nargs="*", default=ACTING, metavar="NAME", help="those for real episodes")
     add("--horizons", nargs="+", type=int, default=[3, 5], metavar="H", help="agent steps")
