@@ -115,8 +115,8 @@ def act(actor: Actor, carry: Tensor | None = None, differentiate: bool = False) 
         ("default", True, Count(waits=0, copies=0, replays=1), 70),
         ("default", False, Count(waits=0, copies=0, replays=0), 450),
         # first iteration, 10, 9; first of the last five, 4, end; one look that is read late
-        ("theseus_forward", True, Count(waits=0, copies=1, replays=6), 260),
-        ("theseus_forward", False, Count(waits=0, copies=1, replays=0), 6500),
+        ("theseus_forward", True, Count(waits=0, copies=1, replays=6), 220),
+        ("theseus_forward", False, Count(waits=0, copies=1, replays=0), 5300),
     ],
 )
 def test_a_plan_waits_for_nothing(
