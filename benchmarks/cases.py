@@ -105,8 +105,8 @@ def episode(bench: Bench, name: str, precision: str, reach: float) -> Case:
 _STATE = {"modality": "state", "size": 512}
 _MAKERS: dict[str, Callable[..., Case]] = {
     "plan_forward": partial(plan, what="one action", count=1, reach=8, repeats=10),
-    "plan_quick": partial(
-        plan, what="one action of preset=quick", count=1, reach=8, repeats=10, preset="quick"
+    "plan_small": partial(
+        plan, what="one action of preset=small", count=1, reach=8, repeats=10, preset="small"
     ),
     "plan_back": partial(
         plan_and_learn,
@@ -124,12 +124,12 @@ _MAKERS: dict[str, Callable[..., Case]] = {
         repeats=5,
     ),
     "mppi": partial(sampling, what="one action of the sampling planner", reach=1),
-    "mppi_quick": partial(sampling, what="the same of preset=quick", reach=1, preset="quick"),
+    "mppi_small": partial(sampling, what="the same of preset=small", reach=1, preset="small"),
     "update_fp32": partial(update, **_STATE, precision="fp32", reach=1.6),
     "update_tf32": partial(update, **_STATE, precision="tf32", reach=1.6),
     "update_bf16": partial(update, **_STATE, precision="bf16", reach=3),
-    "update_quick": partial(
-        update, modality="state", precision="fp32", size=128, reach=2, preset="quick"
+    "update_small": partial(
+        update, modality="state", precision="fp32", size=128, reach=2, preset="small"
     ),
     "update_pixels": partial(update, modality="pixels", precision="bf16", size=64, reach=1.7),
     "replay_draw": replay_draw,

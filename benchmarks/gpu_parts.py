@@ -19,8 +19,8 @@ WAYS = {
     "compiled": ("compile=true", "cuda_graphs=false"),
 }
 GPU_ROWS = ("plan_forward", "update_fp32", "mppi", "plan_back", "plan_batch10")
-GPU_ROWS += ("update_bf16", "update_tf32", "plan_quick", "update_quick")
-CPU_ROWS = ("plan_quick", "update_quick")
+GPU_ROWS += ("update_bf16", "update_tf32", "plan_small", "update_small")
+CPU_ROWS = ("plan_small", "update_small")
 
 
 class Check:

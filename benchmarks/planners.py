@@ -56,7 +56,7 @@ def planner_keys(name: str) -> dict[str, Any]:
         case "trust-region" | "last-plan":
             if number:
                 sizes = {"trust_region_iterations": int(number)}
-            sizes["start_from_last_plan"] = kind == "last-plan"
+            sizes["last_plan_as_start"] = kind == "last-plan"
             return {**optimizes, "optimizer": "trust_region", **sizes}
     known = "policy, mppi[-N], published-N, trust-region[-N], last-plan[-N]"
     raise ValueError(f"planner {name} is none of {known}")

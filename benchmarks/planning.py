@@ -152,7 +152,7 @@ def arguments_of_command() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
-    names = "policy, mppi, mppi-SAMPLES, published-ITERATIONS, trust-region[-ITERATIONS], last-plan"
+    names = "policy, mppi, mppi-SAMPLES, published-ITERATIONS, trust-region[-N], last-plan[-N]"
     add("--planners", nargs="+", default=PLANNERS, metavar="NAME", help=names)
     add("--acting", nargs="*", default=ACTING, metavar="NAME", help="those for real episodes")
     add("--horizons", nargs="+", type=int, default=[3, 5], metavar="H", help="agent steps")

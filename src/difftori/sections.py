@@ -175,7 +175,7 @@ class TrajectoryConfig(Section):
     trust_region_iterations: Count = 8
     num_starts: Count = 2
     num_candidates: CountOrZero = 0
-    start_from_last_plan: bool = True
+    last_plan_as_start: bool = False
     bound_softness: NonNegative = 0.01
     plan_spread: Finite = 0.0
     explore_spread: Finite = 0.0

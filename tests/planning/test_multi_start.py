@@ -11,7 +11,7 @@ from difftori.planning.returns import plan_return
 
 
 def config(**keys: object) -> object:
-    many = {"num_candidates": 4, "num_starts": 3, "start_from_last_plan": True}
+    many = {"num_candidates": 4, "num_starts": 3, "last_plan_as_start": True}
     return tiny_config("mode=back_plan", optimizer="trust_region", **{**many, **keys})
 
 
@@ -67,10 +67,10 @@ def test_weights_that_are_not_finite_are_a_status(place: str, mode: str) -> None
     assert plan.carry.isfinite().all()
 
 
-@pytest.mark.parametrize("start_from_last_plan", [False, True])
-def test_the_last_plan_is_a_start_only_if_asked_for(start_from_last_plan: bool) -> None:
+@pytest.mark.parametrize("last_plan_as_start", [False, True])
+def test_the_last_plan_is_a_start_only_if_asked_for(last_plan_as_start: bool) -> None:
     """It may be a better one than the policy's rollout, in the model's eyes."""
-    tiny = config(start_from_last_plan=start_from_last_plan, num_candidates=0, num_starts=1)
+    tiny = config(last_plan_as_start=last_plan_as_start, num_candidates=0, num_starts=1)
     planner = MultiStartPlanner(tiny_model(tiny), tiny.trajectory)
     arguments = {"horizon": 3, "explore": False, "generators": generators(2)}
     obs = random_obs(2)
@@ -79,7 +79,7 @@ def test_the_last_plan_is_a_start_only_if_asked_for(start_from_last_plan: bool) 
         planner.plan(obs, **arguments, carry=torch.cat([actions, first.carry[:, 6:]], dim=1))
         for actions in (torch.full((2, 6), -0.9), torch.full((2, 6), 0.9))
     ]
-    assert torch.equal(plans[0].actions, plans[1].actions) != start_from_last_plan
+    assert torch.equal(plans[0].actions, plans[1].actions) != last_plan_as_start
 
 
 def test_exploration_noise_follows_the_sampling_planners_schedule() -> None:

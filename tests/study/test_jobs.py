@@ -24,6 +24,15 @@ def test_threads_are_shared_out_unless_the_run_says_how_many() -> None:
     assert [job.config.run.threads for job in jobs] == [2, 3]
 
 
+@pytest.mark.parametrize(("share", "threads"), [(1, 1), (4, 2)])
+def test_threads_of_a_preset_are_no_more_than_a_runs_share(share: int, threads: int) -> None:
+    def preset(overrides: Sequence[str]) -> DictConfig:
+        return compose(["threads=2", *overrides])
+
+    (job,) = read_jobs(preset, [["seed=1"]], threads=share)
+    assert job.config.run.threads == threads
+
+
 def test_a_run_that_cannot_be_run_is_named_before_anything_begins() -> None:
     with pytest.raises(ConfigError, match=r"^horizon=0: .*\(in the run seed=1 horizon=0\)$"):
         read_jobs(compose, [["seed=1"], ["seed=1", "horizon=0"]], threads=1)

@@ -14,7 +14,7 @@ from difftori.compiling.sum_fusion import FuseMatmulSums, call
 aten = torch.ops.aten
 
 LARGE = 2**15
-"""numbers from which tanh takes longer than the products around it leave unnoticed"""
+"""numbers in a tensor from which the time of tanh matters"""
 
 
 class CpuPasses(CustomGraphPass):

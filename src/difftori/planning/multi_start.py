@@ -1,4 +1,4 @@
-"""The second differentiable planner: the best of several starts by a trust region in the box."""
+"""The second differentiable planner: a trust region in the box, from one or several starts."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -105,7 +105,7 @@ class MultiStartPlanner:
     ) -> Float[Tensor, "B K D"]:
         config, center = self._config, policy_plan
         candidates = [policy_plan.unsqueeze(1)]
-        if last_plan is not None and config.start_from_last_plan:
+        if last_plan is not None and config.last_plan_as_start:
             center = shifted(last_plan, policy_plan, self._model.action_dim)
             candidates.append(center.unsqueeze(1))
         if config.num_candidates > 0:

@@ -37,7 +37,7 @@ def best_candidates(
 ) -> Float[Tensor, "B K D"]:
     """The first candidate, and those of the others with the highest G.
 
-    The first, the policy's plan, is always a start: the result is never worse than it.
+    With two starts or more the first, the policy's plan, is one: the result is never worse than it.
     """
     total = candidates.shape[1]
     if total <= count:

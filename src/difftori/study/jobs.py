@@ -42,7 +42,7 @@ def read_jobs(
 
     Args:
         compose: the config of one run, from its overrides.
-        threads: for each run that does not say how many.
+        threads: of a run at most, unless it was asked for more.
 
     Raises:
         ConfigError: a run cannot be run, or would share its folder with another; says which.
@@ -52,7 +52,8 @@ def read_jobs(
         overrides = tuple(given)
         try:
             config = from_hydra(compose(overrides), check_devices=False)
-            if config.run.threads is None:
+            asked = any(word.partition("=")[0] == "threads" for word in given)
+            if not asked and (config.run.threads is None or config.run.threads > threads):
                 overrides += (f"threads={threads}",)
                 config = from_hydra(compose(overrides), check_devices=False)
         except ConfigError as error:
