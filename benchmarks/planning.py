@@ -27,6 +27,7 @@ from typing import Any
 import matplotlib
 import pandas as pd
 import torch
+import yaml
 from rich.progress import Progress
 from torch import Tensor
 
@@ -69,7 +70,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Rows of one model and horizon."""
     task = agent.spec.task
-    keys = dict(key.split("=", 1) for key in arguments.keys)
+    words = (word.partition("=") for word in arguments.keys)
+    keys = {key: yaml.safe_load(value) for key, _, value in words}
     planners = {name: make_planner(name, agent, horizon, keys) for name in arguments.planners}
     results = {name: Measured() for name in planners}
     bar = progress.add_task(f"{task} H={horizon}: plans", total=2 * arguments.steps)
