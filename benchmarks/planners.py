@@ -56,8 +56,8 @@ def planner_keys(name: str) -> dict[str, Any]:
         case "trust-region" | "last-plan":
             if number:
                 sizes = {"trust_region_iterations": int(number)}
-            sizes["last_plan_as_start"] = kind == "last-plan"
-            return {**optimizes, "optimizer": "trust_region", **sizes}
+            starts = {"last_plan_as_start": kind == "last-plan"}
+            return {**optimizes, "optimizer": "trust_region", **starts, **sizes}
     known = "policy, mppi[-N], published-N, trust-region[-N], last-plan[-N]"
     raise ValueError(f"planner {name} is none of {known}")
 

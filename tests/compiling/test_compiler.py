@@ -35,7 +35,7 @@ def test_compiled_equals_eager_in_graphs_without_breaks(
 ) -> None:
     """Forward and backward: plans with the loss's gradient, updates with their step."""
     if name + by not in comparisons:
-        pytest.skip("no C++ compiler on this machine")
+        pytest.skip("the real compiler needs a C++ compiler, and this machine has none")
     comparison = comparisons[name + by]
     assert comparison["graphs"] == graphs
     assert comparison["breaks"] == 0

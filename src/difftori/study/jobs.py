@@ -52,7 +52,7 @@ def read_jobs(
         overrides = tuple(given)
         try:
             config = from_hydra(compose(overrides), check_devices=False)
-            asked = any(word.partition("=")[0] == "threads" for word in given)
+            asked = any(word.lstrip("+").partition("=")[0] == "threads" for word in given)
             if not asked and (config.run.threads is None or config.run.threads > threads):
                 overrides += (f"threads={threads}",)
                 config = from_hydra(compose(overrides), check_devices=False)
