@@ -121,6 +121,7 @@ class ModelConfig(Section):
     img_size: Count
     layer_norm: bool = False
     normalize_observations: bool = False
+    normalize_rewards: bool = False
 
 
 class ActorConfig(Section):

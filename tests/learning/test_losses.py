@@ -74,6 +74,16 @@ def naive_losses(
     return sums
 
 
+def test_the_losses_see_normalized_rewards(model: WorldModel, target: WorldModel) -> None:
+    batch, seen = random_batch(), torch.full((9,), 4.0)
+    normalizing = tiny_model(tiny_config(normalize_rewards=True))
+    normalizing.load_state_dict(model.state_dict(), strict=False)
+    normalizing.observe(random_obs(10), seen)
+    loss = whole_loss(normalizing, target, batch)
+    expected = whole_loss(model, target, replace(batch, reward=batch.reward / 4))
+    torch.testing.assert_close(loss.weighted, expected.weighted)
+
+
 @pytest.mark.parametrize("terminated", [0.0, 1.0])
 @pytest.mark.parametrize("rho", [0.0, 0.5, 1.0])
 def test_model_loss_equals_a_loop_over_time(

@@ -27,7 +27,7 @@ def test_model_and_target_see_the_same_normalized_observations() -> None:
     target, obs = model.target_copy(), 100 + random_obs(20)
     action = torch.zeros(20, 2)
     before = [model.encode(obs), *model.q_obs(obs, action)]
-    model.observe(obs)
+    model.observe(obs, torch.zeros(19))
     after = [model.encode(obs), *model.q_obs(obs, action)]
     assert not any(torch.allclose(a, b) for a, b in zip(before, after, strict=True))
     torch.testing.assert_close(target.encode(obs), after[0])
@@ -37,5 +37,5 @@ def test_model_and_target_see_the_same_normalized_observations() -> None:
 def test_without_it_nothing_changes() -> None:
     model, obs = tiny_model(tiny_config()), random_obs(4)
     before = model.encode(obs)
-    model.observe(100 + random_obs(20))
+    model.observe(100 + random_obs(20), torch.zeros(19))
     assert torch.equal(model.encode(obs), before)

@@ -83,7 +83,8 @@ def model_loss(
             ``value_s_loss``, and an episodic model's ``termination_loss``, exactly these.
         target_spread: κ of the targets' ``value_of``.
     """
-    obs, next_obs, action, reward = batch.obs, batch.next_obs, batch.action, batch.reward
+    obs, next_obs, action = batch.obs, batch.next_obs, batch.action
+    reward = model.normalized_reward(batch.reward)
     with torch.no_grad():
         z_target = target.encode(next_obs)
         y, y_obs = td_targets(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from difftori.model import networks
 from difftori.model.observation_norm import ObservationNorm
+from difftori.model.reward_norm import RewardNorm
 from difftori.sections import ModelConfig
 from difftori.types import EnvSpec
 
@@ -80,6 +81,7 @@ class WorldModel(nn.Module):
             nn.init.constant_(last.bias, FIRST_TERMINATION_LOGIT)
         normalizes = config.normalize_observations and spec.modality == "state"
         self._norm = ObservationNorm(spec.obs_shape[0]) if normalizes else None
+        self._reward_norm = RewardNorm() if config.normalize_rewards else None
 
     def encode(self, obs: Tensor) -> Float[Tensor, "*B Z"]:
         """h: observations ``[*B, *O]`` of any dtype to latents."""
@@ -141,10 +143,16 @@ class WorldModel(nn.Module):
         q2 = self._Q2_s(flat_obs, flat_action).reshape(*batch, 1)
         return q1, q2
 
-    def observe(self, obs: Tensor) -> None:
-        """Let the normalization of observations, if there is one, know ``[N, *O]`` more."""
+    def observe(self, obs: Tensor, reward: Float[Tensor, "N"]) -> None:
+        """Let the normalizations, where there are any, know ``[N_1, *O]`` and N rewards more."""
         if self._norm is not None:
             self._norm.update(obs)
+        if self._reward_norm is not None:
+            self._reward_norm.update(reward)
+
+    def normalized_reward(self, reward: Float[Tensor, "*B 1"]) -> Float[Tensor, "*B 1"]:
+        """An environment's reward as R, the values and the return of a plan count it."""
+        return reward if self._reward_norm is None else self._reward_norm(reward)
 
     def _flat(self, obs: Tensor) -> Tensor:
         """Observations ``[N, *O]`` in the model's dtype, normalized."""
@@ -177,10 +185,11 @@ class WorldModel(nn.Module):
     def target_copy(self) -> "WorldModel":
         """A copy for the targets, whose weights take no gradients.
 
-        The normalization of observations is not copied: both see the same numbers.
+        The normalizations are not copied: both see the same numbers.
         """
         target = copy.deepcopy(self).requires_grad_(False)
         target._norm = self._norm
+        target._reward_norm = self._reward_norm
         return target
 
 

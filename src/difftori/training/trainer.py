@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from difftori.checkpoints.checkpoint import Checkpointer
@@ -132,8 +131,9 @@ class Trainer:
 
     def _keep(self, episode: OpenEpisode) -> None:
         counters = self.counters
-        self.buffer.add(episode.finish(self.spec))
-        self.model.observe(torch.from_numpy(np.stack(episode.obs)))
+        finished = episode.finish(self.spec)
+        self.buffer.add(finished)
+        self.model.observe(torch.from_numpy(finished.obs), torch.from_numpy(finished.reward))
         self._last_episode = episode.outcome()
         counters.episode += 1
         counters.dropped_in_a_row = 0
