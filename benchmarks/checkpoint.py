@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.filesize import decimal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
@@ -24,7 +25,6 @@ from difftori.config import compose
 from difftori.learning.learner import Learner
 from difftori.model.world_model import WorldModel
 from difftori.replay import ReplayBuffer
-from difftori.training.resources import format_bytes
 from difftori.types import EnvSpec, Episode
 
 EPISODE_LENGTH = 500
@@ -86,7 +86,7 @@ def main() -> None:
             checkpointer.save(number, tree, buffer)
             stands.append(time.perf_counter() - begin)
         disk = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    print(f"{buffer.num_transitions:,} agent steps from {arguments.modality}, {format_bytes(disk)}")
+    print(f"{buffer.num_transitions:,} agent steps from {arguments.modality}, {decimal(disk)}")
     print(f"stands still for a save:    {1e3 * np.median(stands):6.0f} ms (median of {SAVES})")
 
 

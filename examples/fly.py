@@ -1,4 +1,4 @@
-"""The trained lander in a loop of one's own: ``python fly.py logs/SoftLanding-v0/…/1``."""
+"""The trained lander in a loop of one's own: ``python fly.py`` and the folder of its run."""
 
 import sys
 

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Sequence, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Sequence, Space, Tuple
 
 REWARD_AT_THE_END = 100.0
 
@@ -141,6 +141,27 @@ class Blind(Walk):
         return None
 
 
+class Undrawn(Walk):
+    """Without a render() of its own."""
+
+    render = gym.Env.render
+
+
+class Paired(Walk):
+    observation_space = Tuple((Box(-9, 9, (2,), np.float32), Discrete(3)))
+
+    def seen(self) -> Any:
+        return super().seen(), 2
+
+
+class NoActions(Walk):
+    action_space = None
+
+
+class NoObservations(Walk):
+    observation_space = None
+
+
 class ChoosesAmongThree(Walk):
     action_space = Discrete(3)
 
@@ -170,7 +191,8 @@ FAKES = (
         Unseeded,
         Counting,
     ),
-    *(Wrong, Blind, ChoosesAmongThree, Unbounded, Whole, Listing),
+    *(Wrong, Blind, Undrawn, Paired, ChoosesAmongThree, Unbounded, Whole, Listing),
+    *(NoActions, NoObservations),
 )
 for fake in FAKES:
     gym.register(f"{fake.__name__}-v0", entry_point=fake, max_episode_steps=20)

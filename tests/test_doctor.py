@@ -92,6 +92,15 @@ def test_no_renderer(
     assert lines(capsys)["rendering"][0] == verdict
 
 
+def test_an_environment_that_draws_by_itself_needs_no_renderer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "disabled")
+    config = compose("preset=debug", "task=gym-pendulum", "modality=pixels")
+    assert doctor.check_rendering(config, doctor.Report())
+    assert lines(capsys)["rendering"][0] == "ok"
+
+
 def test_too_little_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

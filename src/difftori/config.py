@@ -50,9 +50,9 @@ def episodic_discount(episode_length: int | None, action_repeat: int) -> float:
 OmegaConf.register_new_resolver("episodic_discount", episodic_discount, replace=True)
 
 
-def folder_name(env_id: str | None) -> str:
+def folder_name(env_id: str | int | None) -> str:
     """A Gymnasium id as one folder's name: ``package:Mine-v0`` is ``package-Mine-v0``."""
-    return re.sub(r"[^A-Za-z0-9_.=+-]+", "-", env_id or "gym").lstrip("-.")
+    return re.sub(r"[^A-Za-z0-9_.=+-]+", "-", str(env_id or "gym")).lstrip("-.")
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

@@ -4,7 +4,6 @@ Nothing but Python's own is imported at the top: a package that is missing or br
 """
 
 import logging
-import math
 import os
 import shutil
 import sys
@@ -125,8 +124,12 @@ def check_machine(config: "Config", report: Report) -> None:
 def check_rendering(config: "Config", report: Report) -> bool:
     """Whether a run has the renderer that it needs."""
     from difftori.envs.rendering import prepare_rendering
+    from difftori.sections import GYMNASIUM
 
     needed = config.env.modality == "pixels" or config.evaluation.save_video
+    if needed and config.env.suite == GYMNASIUM:
+        report.line("ok", "rendering", "as the environment does it")
+        return True
     try:
         report.line("ok", "rendering", prepare_rendering() or "on the display")
     except RuntimeError as error:
@@ -162,14 +165,15 @@ def check_folder(config: "Config", report: Report) -> None:
 
 def check_run(config: "Config", report: Report) -> None:
     """Build the run in a temporary folder, for its memory and disk; then time its phases."""
+    from rich.filesize import decimal
+
     from difftori.config import ConfigError
     from difftori.monitoring.console import format_seconds
     from difftori.training.estimate import build_in, estimate, measure
     from difftori.training.resources import (
         buffer_bytes,
         checkpoint_bytes,
-        format_bytes,
-        stored_steps,
+        disk_bytes,
     )
 
     logging.getLogger("difftori").addHandler(logging.NullHandler())
@@ -181,14 +185,14 @@ def check_run(config: "Config", report: Report) -> None:
             return
         trainer.close()
         spec, place = trainer.spec, config.run.folder.absolute()
-        need = format_bytes(buffer_bytes(config, spec))
+        need = decimal(buffer_bytes(config, spec))
         report.line("ok", "memory", f"the replay buffer takes up to {need}")
         while not place.exists():
             place = place.parent
-        episodes = math.ceil(stored_steps(config, spec) / spec.episode_length)
-        size = trainer.checkpointer.episode_bytes * episodes + 3 * checkpoint_bytes(trainer.model)
+        a_checkpoint = checkpoint_bytes(trainer.model)
+        size = disk_bytes(config, spec, trainer.checkpointer.episode_bytes, a_checkpoint)
         free = shutil.disk_usage(place).free if os.access(place, os.W_OK) else 0
-        text = f"the run takes up to {format_bytes(size)}, {format_bytes(free)} free in {place}"
+        text = f"the run takes up to {decimal(size)}, {decimal(free)} free in {place}"
         report.line("ok" if size < free else "fix", "disk", text)
         seconds = measure(config, folder)
     parts = ", ".join(f"{name} {each:.2g} s" for name, each in seconds.items())

@@ -118,7 +118,6 @@ class ModelConfig(Section):
     num_channels: Count
     mlp_dim: Count
     latent_dim: Count
-    img_size: Count
     layer_norm: bool = False
     normalize_observations: bool = False
     normalize_rewards: bool = False

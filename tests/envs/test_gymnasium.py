@@ -53,6 +53,13 @@ class TestObservations:
         x = make("Walk")[0].reset(seed=3)[0]
         np.testing.assert_array_equal(obs, [0, 0, 1, 1, 0, *x, *-x])
 
+    def test_a_tuple_is_flattened_in_the_users_own_loop_too(self) -> None:
+        env, spec = make("Paired")
+        obs, _ = env.reset(seed=3)
+        assert obs.shape == spec.obs_shape == (2 + 3,)
+        np.testing.assert_array_equal(env.flat_observation((obs[:2], 2)), obs)
+        np.testing.assert_array_equal(env.flat_observation(obs), obs)
+
     def test_an_observation_once_given_stays_as_it_is(self) -> None:
         env, _ = make("Walk")
         first, _ = env.reset(seed=0)
@@ -105,6 +112,8 @@ class TestRefusals:
             ("Whole", "a Box of floats"),
             ("Unbounded", "finite bounds"),
             ("Listing", "do not flatten to a vector"),
+            ("NoActions", "its actions are None"),
+            ("NoObservations", "its observations are None"),
             ("Endless", "register it with max_episode_steps=N"),
             ("Wlak", r"Did you mean: `Walk`"),
         ],
@@ -167,10 +176,11 @@ class TestPictures:
         assert spec.obs_shape == (9, 84, 84)
         assert env.observation_space.contains(env.reset(seed=0)[0])
 
-    def test_one_without_pictures_says_what_it_needs(self) -> None:
-        env, _ = make("Blind")
+    @pytest.mark.parametrize("name", ["Blind", "Undrawn"])
+    def test_one_without_pictures_says_what_it_needs(self, name: str) -> None:
+        env, _ = make(name)
         env.reset(seed=0)
-        with pytest.raises(RuntimeError, match=r"env_id=Blind-v0: .*rgb_array"):
+        with pytest.raises(RuntimeError, match=rf"env_id={name}-v0: .*rgb_array"):
             env.render(20, 20)
 
     def test_a_film_is_in_real_time(self) -> None:
@@ -201,7 +211,10 @@ def test_a_module_in_the_current_folder_is_found(
 ) -> None:
     module = "import gymnasium as gym\nfrom gymnasium_fakes import Walk\n"
     module += "gym.register('Here-v0', entry_point=Walk, max_episode_steps=5)\n"
-    (tmp_path / "module_that_lies_here.py").write_text(module)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    assert make("module_that_lies_here:Here")[1].episode_length == 5
+    elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"
+    for folder, text in ((elsewhere, ""), (here, module)):
+        folder.mkdir()
+        (folder / "module_of_that_name.py").write_text(text)
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [str(elsewhere), *sys.path])
+    assert make("module_of_that_name:Here")[1].episode_length == 5

@@ -148,7 +148,7 @@ def on_replay(model: WorldModel) -> OnReplay:
 def test_moves_the_model_and_neither_policy_nor_observation_critics() -> None:
     model = tiny_model(tiny_config())
     before, way = weights(model), on_replay(model)
-    assert way.learn(AFTER_SCHEDULES, 0)["replayed_plans_dropped"] == 0
+    assert way.learn(7, AFTER_SCHEDULES, 0)["replayed_plans_dropped"] == 0
     assert {"_encoder", "_dynamics", "_reward"} <= moved(before, model)
     assert not moved(before, model) & {"_pi", "_Q1_s", "_Q2_s"}
 
@@ -177,12 +177,13 @@ def test_the_loss_is_the_weighted_mean_over_the_finite_plans(
         return act(obs, **arguments)
 
     def seen_apply(step: int) -> dict[str, float]:
+        assert step == 7
         gradients.append(way.gradient.gradient)
         return apply(step)
 
     monkeypatch.setattr(way._actor, "act", counted_act)
     monkeypatch.setattr(way.gradient, "apply", seen_apply)
-    logged = way.learn(AFTER_SCHEDULES, 0)
+    logged = way.learn(7, AFTER_SCHEDULES, 0)
     assert sizes == ([6, 6] if bad else [6])
     assert logged["replayed_plans_dropped"] == len(bad)
     torch.testing.assert_close(
@@ -197,5 +198,5 @@ def test_a_batch_without_a_finite_plan_changes_nothing(monkeypatch: pytest.Monke
     before, way = weights(model), on_replay(model)
     nothing = torch.full((6, 5), torch.nan)
     monkeypatch.setattr(way._buffer, "uniform_observations", lambda count: nothing)
-    assert way.learn(AFTER_SCHEDULES, 0) == {"replayed_plans_dropped": 6.0}
+    assert way.learn(7, AFTER_SCHEDULES, 0) == {"replayed_plans_dropped": 6.0}
     assert moved(before, model) == set()

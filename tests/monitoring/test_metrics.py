@@ -66,7 +66,7 @@ def test_one_call_reaches_every_place(tmp_path: Path, caplog: pytest.LogCaptureF
         ]
     shown = [" ".join(line.split()) for line in caplog.messages]
     assert shown[0] == "train episode 1 env_step 500 reward 1.5 3m12s"
-    assert shown[1] == "eval env_step 500 reward 2.0 success 1.00"
+    assert shown[1] == "eval env_step 500 reward 2 success 1.00"
     expected = {"train/episode": 1, "train/episode_reward": 1.5, "train/elapsed_seconds": 192.0}
     assert tracker.rows[0] == (expected, 500)
     assert tracker.rows[1] == ({"eval/episode_reward": 2.0, "eval/episode_success": True}, 500)
@@ -103,8 +103,7 @@ def test_resume_keeps_as_many_records_as_the_checkpoint_knows(
 
     resumed = Metrics(tmp_path)
     resumed.truncate(state)
-    assert resumed.last_record_value("train", "elapsed_seconds") == 1.23456
-    assert resumed.last_record_value("eval", "elapsed_seconds") is None
+    assert resumed.elapsed_seconds == 1.23456
     assert resumed.next_env_step == 501
     resumed.log(train(2, elapsed_seconds=9.0), "train")
     resumed.log(evaluation, "eval")
@@ -136,7 +135,7 @@ def test_lines_that_the_disk_spoiled_or_lost_stop_no_resume(
     (tmp_path / "metrics.jsonl").write_text("\n".join(spoiled) + "\n")
     metrics = Metrics(tmp_path)
     metrics.truncate(len(spoiled) + 1)
-    assert metrics.last_record_value("train", "env_step") == 7
+    assert (metrics.next_env_step, metrics.elapsed_seconds) == (8, 0)
     assert "holds 6 records, the checkpoint knows 7" in caplog.messages[0]
 
 

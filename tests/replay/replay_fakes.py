@@ -48,7 +48,6 @@ def make_buffer(
     beta: float = 0.4,
     device: str = "cpu",
     seed: int = 0,
-    always_with_replacement: bool = False,
 ) -> ReplayBuffer:
     return ReplayBuffer(
         spec,
@@ -59,7 +58,6 @@ def make_buffer(
         storage_device=device,
         compute_device=device,
         generator=torch.Generator().manual_seed(seed),
-        always_with_replacement=always_with_replacement,
     )
 
 

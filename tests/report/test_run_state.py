@@ -139,7 +139,7 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show([read_state(folder) for folder in walk_runs(tmp_path)], tmp_path)
     header, first, second, totals = capsys.readouterr().out.splitlines()
     assert header.split() == ["run", "state", "env", "steps", "return", "left", "why"]
-    assert first.split() == ["cup-catch/state/default/default/1", "done", "200/1,000", "2.0"]
+    assert first.split() == ["cup-catch/state/default/default/1", "done", "200/1,000", "2"]
     assert second.rstrip().endswith("a weight is not finite; no, no, no, no, no, no, no, no, no,")
     assert totals == "runs: 1 failed, 1 done"
 

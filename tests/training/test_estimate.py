@@ -25,3 +25,6 @@ def test_each_phase_counts_as_often_as_it_runs(phase: str, steps: int) -> None:
     config = compose("preset=debug", *POINT)
     seconds = dict.fromkeys(("acting at random", "acting", "updating", "evaluating"), 0.0)
     assert estimate.estimate(config, {**seconds, phase: 1.0}, 16) == steps
+    twice = compose("preset=debug", "updates_per_step=2", *POINT)
+    times = 2 if phase == "updating" else 1
+    assert estimate.estimate(twice, {**seconds, phase: 1.0}, 16) == times * steps

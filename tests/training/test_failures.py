@@ -28,6 +28,8 @@ def break_step(monkeypatch: pytest.MonkeyPatch, when: set[int], fault: str) -> N
                 raise ValueError("the simulation has exploded")
             if fault == "reward":
                 reward = float("nan")
+            if fault == "large":
+                reward = 1e20
             if fault == "observation":
                 obs = np.full_like(obs, np.inf)
         return obs, reward, *rest
@@ -35,15 +37,33 @@ def break_step(monkeypatch: pytest.MonkeyPatch, when: set[int], fault: str) -> N
     monkeypatch.setattr(ControlEnv, "step", faulty)
 
 
-@pytest.mark.parametrize("fault", ["raises", "reward", "observation"])
+@pytest.mark.parametrize("fault", ["raises", "reward", "large", "observation"])
 def test_a_failed_episode_is_redone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     break_step(monkeypatch, {5, 30}, fault)
-    assert run_debug(tmp_path, "eval_freq=100000") == 0
+    assert run_debug(tmp_path, "eval_freq=100000", "normalize_rewards=true") == 0
     train = records(run_folder(tmp_path), "train")
     assert [r["episodes_dropped"] for r in train] == [1, 2, 2, 2]
     assert [r["agent_step"] for r in train] == [16, 32, 48, 64]
+
+
+def test_a_redone_episode_has_its_updates_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates: list[int] = []
+    update = Learner.update
+
+    def counted(self: Learner, batch: Any, step: int) -> Any:
+        updates.append(step)
+        return update(self, batch, step)
+
+    monkeypatch.setattr(Learner, "update", counted)
+    break_step(monkeypatch, {16 * 2 + 15}, "raises")
+    words = ("update_within_episode=true", "updates_per_step=2", "eval_freq=100000")
+    assert run_debug(tmp_path, *words) == 0
+    assert records(run_folder(tmp_path), "train")[-1]["episodes_dropped"] == 1
+    assert len(updates) == 2 * 3 * 16  # three planned episodes
 
 
 def break_making(monkeypatch: pytest.MonkeyPatch, when: set[int]) -> list[int]:
@@ -91,10 +111,11 @@ def test_an_evaluation_without_environments_is_left_out(
     assert len(records(run_folder(tmp_path), "eval")) == 1
 
 
+@pytest.mark.parametrize("fault", ["raises", "reward", "large", "observation"])
 def test_a_failed_evaluation_episode_is_left_out_and_its_environment_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    break_step(monkeypatch, {16 * 2 + 3}, "raises")
+    break_step(monkeypatch, {16 * 2 + 3}, fault)
     calls = break_making(monkeypatch, set())
     assert run_debug(tmp_path) == 0
     evaluations = records(run_folder(tmp_path), "eval")

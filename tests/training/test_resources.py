@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -21,5 +23,22 @@ def test_a_buffer_on_the_gpu_has_to_fit_its_free_memory(
     if fits:
         check()
     else:
-        with pytest.raises(ConfigError, match="and cuda:1 has 1 MB free; lower max_buffer_size"):
+        with pytest.raises(
+            ConfigError, match=r"and cuda:1 has 1\.0 MB free; lower max_buffer_size"
+        ):
+            check()
+
+
+@pytest.mark.parametrize(("can_terminate", "fits"), [(True, True), (False, False)])
+def test_a_short_episode_can_be_drawn_if_it_may_end(can_terminate: bool, fits: bool) -> None:
+    config = tiny_config("mode=default", max_buffer_size=100, batch_size=4)
+    spec = replace(tiny_spec(), episode_length=config.learner.horizon, can_terminate=can_terminate)
+
+    def check() -> None:
+        announce(config, spec, torch.device("cpu"), 0, 0)
+
+    if fits:
+        check()
+    else:
+        with pytest.raises(ConfigError, match="max_buffer_size=100 is too small"):
             check()

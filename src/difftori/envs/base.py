@@ -10,6 +10,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import gymnasium as gym
 import numpy as np
 
+LARGEST_VALUE = 1e18
+"""observations and rewards of this size and more cannot be learned from: float32 has no room for
+their squares"""
+
 
 class SimStep(NamedTuple):
     """What one environment step gave."""
@@ -73,6 +77,13 @@ class OwnSpaces(Protocol):
         """The way back."""
 
 
+def check_values(obs: np.ndarray, reward: float = 0.0) -> None:
+    """Raises ValueError for what cannot be learned from: NaN, infinity, and what is as large."""
+    for name, value in (("an observation", obs), ("the reward", reward)):
+        if not (np.abs(value) < LARGEST_VALUE).all():
+            raise ValueError(f"{name} was not finite, or {LARGEST_VALUE:.0e} or more")
+
+
 def check_camera(camera: int, cameras: int) -> None:
     """Raises ValueError for a camera that a model with that many fixed ones does not have."""
     if not 0 <= camera < cameras:
@@ -87,7 +98,7 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
     Actions are ``[A]`` float32 in [-1, 1]; they are not clipped here.
 
     Exceptions of the simulator propagate, and values that are not finite pass unchanged: what
-    to do about a diverged simulation is for the caller to decide.
+    to do about a diverged simulation is for the caller to decide (`check_values`).
     """
 
     def __init__(

@@ -62,9 +62,9 @@ class GymnasiumSimulator:
         self._closed = False
         self._env = env = _make(env_id, env_kwargs)
         try:
-            low, high = _action_bounds(env.action_space)
+            low, high = _action_bounds(getattr(env, "action_space", None))
             if not pixels:
-                _refuse_observations(env.observation_space)
+                _refuse_observations(getattr(env, "observation_space", None))
                 self._env = gym.wrappers.FlattenObservation(env)
             limit = (env.spec and env.spec.max_episode_steps) or episode_length
             if limit is None:
@@ -114,7 +114,9 @@ class GymnasiumSimulator:
             os.environ.setdefault(
                 "SDL_VIDEODRIVER", "dummy"
             )  # pygame looks for a display otherwise
-        picture = self._env.render()
+        picture = None
+        with suppress(NotImplementedError):  # Gymnasium's own render()
+            picture = self._env.render()
         if not isinstance(picture, np.ndarray) or picture.shape[2:] != (3,):
             raise RuntimeError(
                 f"env_id={self.env_id}: it gives no pictures; its render() must give an array "
@@ -144,7 +146,7 @@ class GymnasiumSimulator:
 
     def flat_observation(self, obs: Any) -> np.ndarray:
         """The environment's own observation as ``[state_dim]`` float32."""
-        if np.shape(obs) != (self.state_dim,):
+        if not (isinstance(obs, np.ndarray) and obs.shape == (self.state_dim,)):
             obs = flatten(self._space, obs)
         return np.array(obs, np.float32)
 
@@ -176,7 +178,8 @@ class GymnasiumSimulator:
 def _make(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     """``gymnasium.make``, able to render if the environment is; every failure is one line."""
     if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # the module of one's own environment often lies there
+        # the module of one's own environment often lies there, whatever its name
+        sys.path.insert(0, str(Path.cwd()))
     with warnings.catch_warnings(), _without_a_search_for_renderers():
         warnings.simplefilter("ignore")  # of a render mode that is not there, of old versions
         with suppress(Exception):  # the next attempt says what is wrong
@@ -190,6 +193,11 @@ def _make(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
                 f"env_id={env_id}: {one_line(error)} The folder of a module of your own must be "
                 "the current one, or stand in PYTHONPATH"
             ) from error
+        except gym.error.NameNotFound as error:
+            raise ValueError(
+                f"env_id={env_id}: {one_line(error)} One of a module of your own is "
+                "env_id=module:Name-v0"
+            ) from error
         except Exception as error:  # an environment's constructor may raise anything
             raise ValueError(f"env_id={env_id}: {one_line(error)}") from error
 
@@ -198,7 +206,7 @@ def _without_a_search_for_renderers() -> AbstractContextManager[None]:
     return nullcontext() if "mujoco" in sys.modules else without_rendering()
 
 
-def _action_bounds(space: Space[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _action_bounds(space: Space[Any] | None) -> tuple[np.ndarray, np.ndarray]:
     """Low and high, float64. Raises ValueError for actions that cannot be optimized."""
     if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.floating):
         raise ValueError(
@@ -213,8 +221,11 @@ def _action_bounds(space: Space[Any]) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def _refuse_observations(space: Space[Any]) -> None:
-    if not space.is_np_flattenable or not math.prod(flatten_space(space).shape or ()):
+def _refuse_observations(space: Space[Any] | None) -> None:
+    size = 0
+    if space is not None and space.is_np_flattenable:
+        size = math.prod(flatten_space(space).shape or ())
+    if size == 0:
         raise ValueError(
             f"its observations are {space}, which do not flatten to a vector; use Box, Discrete, "
             "or Dict and Tuple of them"

@@ -116,10 +116,10 @@ class OnReplay(_WithGradient):
         optimizing = self._actor.planner_at(episode_start_step) == "trajectory"
         stored = self._buffer.num_transitions > 0
         if optimizing and stored and agent_step % self._config.frequency == 0:
-            return self.learn(episode_start_step, update_step)
+            return self.learn(agent_step, episode_start_step, update_step)
         return {}
 
-    def learn(self, episode_start_step: int, update_step: int) -> dict[str, float]:
+    def learn(self, agent_step: int, episode_start_step: int, update_step: int) -> dict[str, float]:
         """One step on c₀ · mean −min Q_iˢ(o, â) over the observations whose plan is finite."""
         count = self._config.sample_update
         obs = self._learner.augment(self._buffer.uniform_observations(count))
@@ -143,7 +143,7 @@ class OnReplay(_WithGradient):
             weight=self._config.plan_loss_coef / kept,
             counted=finite if kept < count else None,
         )
-        applied = self.gradient.apply(update_step)
+        applied = self.gradient.apply(agent_step)
         logged = ("total_a_loss", "grad_norm_a", "plans_dropped")
         return {name: applied[name] for name in logged} | dropped
 

@@ -11,7 +11,7 @@ LARGEST = 10.0
 class ObservationNorm(nn.Module):
     """Running mean and variance of each entry, as buffers: they are saved with the weights.
 
-    Before the first ``update`` observations pass as they are.
+    Before the first ``update`` observations are only clamped.
     """
 
     count: Tensor

@@ -113,7 +113,7 @@ class _Stream(rich.console.Console):
 COLUMNS = (
     ("episode", "episode ", "<5.0f"),
     ("env_step", "env_step ", "<10,.0f"),
-    ("episode_reward", "reward ", "<8.1f"),
+    ("episode_reward", "reward ", "<8.4g"),
     ("episode_success", "success ", "<4.2f"),
     ("updates", "updates ", "<6.0f"),
     ("elapsed_seconds", "", "duration"),

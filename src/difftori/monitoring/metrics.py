@@ -109,9 +109,10 @@ class Metrics:
         if self._eval_path.exists():
             self._write_evaluations()
 
-    def last_record_value(self, category: Category, key: str) -> Value | None:
-        """``key`` in the last record of ``category``; None if there is none."""
-        return self._last.get(category, {}).get(key)
+    @property
+    def elapsed_seconds(self) -> float:
+        """Of training, at the last record."""
+        return max((r.get("elapsed_seconds", 0.0) for r in self._last.values()), default=0.0)
 
     @property
     def next_env_step(self) -> int:

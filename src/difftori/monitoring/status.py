@@ -6,6 +6,7 @@ Nothing is decided by it but what is shown: checkpoints are what a run goes on f
 import json
 import os
 import socket
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from difftori.checkpoints.files import write_bytes
 
+PACKAGE = Path(__file__).resolve().parents[1]
 FILE_NAME = "status.json"
 QUEUED_FILE = ".queued"
 """says which process is going to start the run"""
@@ -67,6 +69,13 @@ def describe(error: BaseException) -> str:
         return "interrupted before it could save"
     text = one_line(str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def describe_failure(error: BaseException) -> str:
+    """The same of what an environment raised, with the place in its own code."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(frame.filename).is_relative_to(PACKAGE)
+    return describe(error) + ("" if ours else f" ({frame.filename}, line {frame.lineno})")
 
 
 def slurm_job() -> str | None:

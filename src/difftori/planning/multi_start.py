@@ -1,6 +1,7 @@
 """The second differentiable planner: a trust region in the box, from one or several starts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -9,10 +10,10 @@ from torch import Tensor
 
 from difftori.compiling.compiler import EAGER, Compiler
 from difftori.model.world_model import WorldModel
-from difftori.planning import noise
 from difftori.planning.fast_gradient import gradient_function
 from difftori.planning.returns import plan_return, policy_rollout
 from difftori.planning.starts import best_candidates, samples, shifted
+from difftori.planning.trajectory import optimized_plan
 from difftori.sections import TrajectoryConfig
 from difftori.solvers.solution import flatten, unflatten
 from difftori.solvers.trust_region_solver import TrustRegionOptions, TrustRegionSolver
@@ -62,7 +63,6 @@ class MultiStartPlanner:
         the same episode, None at its start: its plan and its curvature. ``update_step`` decides
         the exploration noise.
         """
-        action_dim = self._model.action_dim
         spread = self._config.explore_spread if explore else self._config.plan_spread
         with torch.set_grad_enabled(differentiate):
             z = self._model.encode(obs)
@@ -71,29 +71,15 @@ class MultiStartPlanner:
                 last_plan, curvature = _unpack(carry, policy_plan.shape[1])
                 starts = self._starts(policy_plan, last_plan, z, spread, generators)
             solution = self._solvers[spread].solve(starts, z, curvature)
-        best = unflatten(solution.best, action_dim)
-        action = best[0]
-        explore_std = self._config.exploration_std(update_step) if explore else 0.0
-        if explore_std > 0:
-            action = action + explore_std * noise.normal(action.shape[1:], generators)
-        return Plan(
-            action=action,
-            carry=_pack(solution.best, solution.curvature),
-            differentiable_action=unflatten(solution.last, action_dim)[0]
-            if differentiate
-            else None,
-            finite=solution.solved & torch.isfinite(action).all(dim=1),
-            actions=best,
-            first_guess=unflatten(policy_plan, action_dim),
-            stats={
-                "plan_iterations": solution.iterations.float(),
-                "plan_return_before": solution.first_return,
-                "plan_return_after": solution.best_return,
-                "plan_return_gain": solution.best_return - solution.first_return,
-                "plan_gradient_norm": solution.gradient_norm,
-                "plan_share_at_bound": solution.at_bound,
-            },
-        )
+        noise_std = self._config.exploration_std(update_step) if explore else 0.0
+        first_guess = unflatten(policy_plan, self._model.action_dim)
+        plan = optimized_plan(solution, first_guess, generators, noise_std, differentiate)
+        stats = {
+            **plan.stats,
+            "plan_gradient_norm": solution.gradient_norm,
+            "plan_share_at_bound": solution.at_bound,
+        }
+        return replace(plan, carry=_pack(solution.best, solution.curvature), stats=stats)
 
     def _starts(
         self,

@@ -15,7 +15,7 @@ from difftori.planning.noise import normal
 from difftori.planning.returns import plan_return, policy_rollout
 from difftori.sections import TrajectoryConfig
 from difftori.solvers.published_solver import PublishedSolver
-from difftori.solvers.solution import SolverOptions, flatten, unflatten
+from difftori.solvers.solution import Solution, SolverOptions, flatten, unflatten
 from difftori.solvers.theseus_lm import TrajectorySolver
 from difftori.types import Plan
 
@@ -64,28 +64,8 @@ class TrajectoryPlanner:
             z = self._model.encode(obs)
             first_guess = self._first_guess(z.detach(), horizon, explore, generators)
             solution = self._solvers[spread].solve(flatten(first_guess), z)
-        action_dim = self._model.action_dim
-        best = unflatten(solution.best, action_dim)
-        action = best[0]
-        explore_std = self._config.exploration_std(update_step) if explore else 0.0
-        if explore_std > 0:
-            action = action + explore_std * normal(action.shape[1:], generators)
-        stats = {
-            "plan_iterations": solution.iterations.float(),
-            "plan_return_before": solution.first_return,
-            "plan_return_after": solution.best_return,
-            "plan_return_gain": solution.best_return - solution.first_return,
-        }
-        return Plan(
-            action=action,
-            differentiable_action=unflatten(solution.last, action_dim)[0]
-            if differentiate
-            else None,
-            finite=solution.solved & torch.isfinite(action).all(dim=1),
-            actions=best,
-            first_guess=first_guess,
-            stats=stats,
-        )
+        noise_std = self._config.exploration_std(update_step) if explore else 0.0
+        return optimized_plan(solution, first_guess, generators, noise_std, differentiate)
 
     def _clamped_return(
         self, flat_actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"], spread: float
@@ -106,3 +86,31 @@ class TrajectoryPlanner:
         if std > 0 and (when == "always" or (when == "explore" and explore)):
             noise = std * normal((horizon, self._model.action_dim), generators).transpose(0, 1)
         return policy_rollout(self._model, z, horizon, noise)
+
+
+def optimized_plan(
+    solution: Solution,
+    first_guess: Float[Tensor, "H B A"],
+    generators: Sequence[torch.Generator],
+    noise_std: float,
+    differentiate: bool,
+) -> Plan:
+    """What a solver found, as a plan; ``noise_std`` is of noise on the executed action alone."""
+    action_dim = first_guess.shape[-1]
+    best = unflatten(solution.best, action_dim)
+    action = best[0]
+    if noise_std > 0:
+        action = action + noise_std * normal(action.shape[1:], generators)
+    return Plan(
+        action=action,
+        differentiable_action=unflatten(solution.last, action_dim)[0] if differentiate else None,
+        finite=solution.solved & torch.isfinite(action).all(dim=1),
+        actions=best,
+        first_guess=first_guess,
+        stats={
+            "plan_iterations": solution.iterations.float(),
+            "plan_return_before": solution.first_return,
+            "plan_return_after": solution.best_return,
+            "plan_return_gain": solution.best_return - solution.first_return,
+        },
+    )

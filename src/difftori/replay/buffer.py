@@ -47,13 +47,12 @@ class ReplayBuffer:
         storage_device: torch.device | str,
         compute_device: torch.device | str,
         generator: torch.Generator,
-        always_with_replacement: bool = False,
     ) -> None:
         """Raises ValueError for a capacity, horizon, exponent or generator that cannot be.
 
         ``capacity`` in transitions (agent steps), ``horizon`` H in agent steps. Draws are without
-        replacement once an episode has been overwritten, as published, unless
-        ``always_with_replacement``.
+        replacement once an episode has been overwritten, as published, where there are enough
+        sequences.
         """
         if capacity < 1 or horizon < 1:
             raise ValueError(f"capacity={capacity} and horizon={horizon} must be at least 1")
@@ -67,7 +66,6 @@ class ReplayBuffer:
         self._beta = beta
         self._compute_device = torch.device(compute_device)
         self._generator = generator
-        self._always_with_replacement = always_with_replacement
         device = torch.device(storage_device)
         self._slots = layout.slots_needed(spec, capacity)
         shape = layout.frame_shape(spec.obs_shape, spec.frame_stack)
@@ -109,11 +107,6 @@ class ReplayBuffer:
     def can_sample(self) -> bool:
         """Whether any stored sequence of H transitions can be drawn."""
         return self._tree.drawable > 0
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes in use; what is allocated ahead comes on top, see ``RowStore``."""
-        return (self._end_slot - self._first_slot) * layout.slot_bytes(self.spec)
 
     def episode(self, number: int) -> Episode:
         """The live episode with that running number. Raises KeyError if it is not stored."""
@@ -248,7 +241,7 @@ class ReplayBuffer:
 
     def _draw(self, n: int) -> Int[Tensor, "n"]:
         wrapped = self.live_episodes.start > 0
-        if wrapped and not self._always_with_replacement:
+        if wrapped and self._tree.drawable >= n:
             return self._tree.draw_without_replacement(n, self._generator)
         return self._tree.draw(torch.rand(n, dtype=torch.float64, generator=self._generator))
 

@@ -14,17 +14,13 @@ def slots_needed(spec: EnvSpec, capacity: int) -> int:
     return capacity + -(-capacity // spec.episode_length)
 
 
-def memory_bytes(spec: EnvSpec, capacity: int) -> int:
-    """Bytes that a full buffer of ``capacity`` transitions takes, its bookkeeping included."""
-    return slots_needed(spec, capacity) * slot_bytes(spec)
-
-
-def slot_bytes(spec: EnvSpec) -> int:
-    """Bytes of one slot, its share of the bookkeeping included."""
+def memory_bytes(spec: EnvSpec, capacity: int, stored: int) -> int:
+    """Bytes that a buffer for ``capacity`` transitions takes once it holds ``stored`` of them."""
     frame = int(np.prod(frame_shape(spec.obs_shape, spec.frame_stack))) * spec.obs_dtype.itemsize
     fields = 4 * row_width(spec)
-    steps, priority, mass_and_its_sum = 8, 8, 16
-    return frame + fields + steps + priority + mass_and_its_sum
+    steps, priority, mass_and_its_sum = 8, 8, 16  # taken at once, before anything is stored
+    filled, all_slots = slots_needed(spec, stored), slots_needed(spec, capacity)
+    return filled * (frame + fields) + all_slots * (steps + priority + mass_and_its_sum)
 
 
 def frame_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:

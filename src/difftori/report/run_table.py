@@ -34,7 +34,7 @@ def show(runs: Sequence[RunState], place: Path) -> None:
             Text(str(run.folder.relative_to(place))),
             Text(run.state, style=STYLES[run.state]),
             f"{run.env_step:,}" + (f"/{run.train_steps:,}" if run.train_steps else ""),
-            "" if run.last_return is None else f"{run.last_return:.1f}",
+            "" if run.last_return is None else f"{run.last_return:.4g}",
             "" if run.left_seconds is None else format_seconds(run.left_seconds),
             Text(run.reason),
         )

@@ -152,19 +152,14 @@ class TrajectorySolver:
         return_fn: ReturnFunction,
         options: SolverOptions,
         gradient_fn: GradientFunction | None = None,
-        optimizer: type[th.LevenbergMarquardt] = LevenbergMarquardt,
         graphs: CudaGraphs = NO_GRAPHS,
     ) -> None:
-        """Without a ``gradient_fn`` the gradient is autograd's.
-
-        ``optimizer`` works on a ``PlanCost`` by a ``ResidualSpaceSolver`` and hands back a
-        ``PlanInfo``; it takes the ``graphs`` for its iterations.
-        """
+        """Without a ``gradient_fn`` the gradient is autograd's; ``graphs`` are of iterations."""
         self._options = options
         self._layers = PlanLayers(
             return_fn,
             gradient_fn or autograd_gradient(return_fn),
-            optimizer=optimizer,
+            optimizer=LevenbergMarquardt,
             linear_solver=ResidualSpaceSolver,
             offset=options.value_offset,
             graphs=graphs,

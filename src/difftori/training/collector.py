@@ -9,9 +9,11 @@ import torch
 
 from difftori.devices import download, upload
 from difftori.envs import ControlEnv
+from difftori.envs.base import check_values
 from difftori.learning.finite import NonFiniteCounter, check_weights
 from difftori.learning.plan_gradient_ways import PlanGradientWay
 from difftori.model.world_model import WorldModel
+from difftori.monitoring.status import describe_failure
 from difftori.planning.actor import Actor
 from difftori.training.evaluation import close_quietly
 from difftori.training.seeding import derive_seed
@@ -19,7 +21,7 @@ from difftori.training.state import Averages, Counters, OpenEpisode
 
 
 class EpisodeFailedError(RuntimeError):
-    """The environment raised, or gave a value that is not finite."""
+    """The environment raised, or gave a value that cannot be learned from."""
 
 
 @dataclass
@@ -72,13 +74,11 @@ class Collector:
         action, carry = self._plan(obs, episode, counters)
         try:
             next_obs, reward, terminated, truncated, info = self.env.step(action)
+            check_values(next_obs, reward)
         except Exception as error:  # a simulator may raise anything
-            raise EpisodeFailedError(f"the environment's step raised {error!r}") from error
-        if not np.isfinite(reward):
-            raise EpisodeFailedError(f"the reward was {reward}")
-        episode.add(
-            _finite_obs(next_obs), action=action, reward=float(reward), terminated=bool(terminated)
-        )
+            what = describe_failure(error)
+            raise EpisodeFailedError(f"the environment's step failed: {what}") from error
+        episode.add(next_obs, action=action, reward=float(reward), terminated=bool(terminated))
         episode.carry = carry
         if "success" in info:
             episode.success = float(info["success"])
@@ -157,9 +157,11 @@ class Collector:
         try:
             self.env = self.env or self.make_env()
             obs, _ = self.env.reset(seed=seed)
+            check_values(obs)
         except Exception as error:  # a simulator may raise anything
-            raise EpisodeFailedError(f"the environment cannot be reset: {error!r}") from error
-        return _finite_obs(obs)
+            what = describe_failure(error)
+            raise EpisodeFailedError(f"the environment cannot be reset: {what}") from error
+        return obs
 
     def _plan(
         self, obs: torch.Tensor, episode: OpenEpisode, counters: Counters
@@ -188,9 +190,3 @@ class Collector:
             self.averages.add(dict(zip(plan.stats, stats, strict=True)))
             self.averages.add(self.plan_gradient.after_plan(obs, plan, counters.agent_step))
         return action[0].numpy(), plan.carry
-
-
-def _finite_obs(obs: np.ndarray) -> np.ndarray:
-    if not np.isfinite(obs).all():
-        raise EpisodeFailedError("an observation was not finite")
-    return obs

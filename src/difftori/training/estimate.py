@@ -65,11 +65,12 @@ def estimate(config: Config, seconds: dict[str, float], episode_length: int) -> 
     """Seconds of the whole run; ``episode_length`` in agent steps."""
     steps = config.run.train_steps / config.env.action_repeat
     at_random = min(config.run.seed_steps, steps)
+    updates = config.run.updates_per_step * steps
     evaluations = config.run.train_steps // config.evaluation.eval_freq
     return (
         at_random * seconds["acting at random"]
         + (steps - at_random) * seconds["acting"]
-        + steps * seconds["updating"]
+        + updates * seconds["updating"]
         + evaluations * episode_length * seconds["evaluating"]
     )
 

@@ -11,6 +11,8 @@ import torch
 from difftori.config import ConfigError
 from difftori.devices import upload
 from difftori.envs import ControlEnv
+from difftori.envs.base import check_values
+from difftori.monitoring.status import describe, describe_failure
 from difftori.planning.actor import Actor
 from difftori.training.seeding import generator
 from difftori.types import Plan
@@ -74,24 +76,25 @@ class _Row:
         """Begin an episode; one that cannot be begun is over."""
         row = cls(env, np.zeros(env.observation_space.shape or (), env.observation_space.dtype))
         try:
-            row.obs, _ = env.reset(seed=seed)
+            obs, _ = env.reset(seed=seed)
+            check_values(obs)
         except Exception as error:  # a simulator may raise anything, and training must go on
-            row.fail(repr(error))
+            row.fail(error)
+        else:
+            row.obs = obs
         return row
 
-    def fail(self, error: str) -> None:
-        self.error, self.reward, self.done = error, float("nan"), True
+    def fail(self, error: Exception) -> None:
+        self.error, self.reward, self.done = describe_failure(error), float("nan"), True
 
     def advance(self, action: np.ndarray) -> None:
         if self.done:
             return
         try:
             obs, reward, terminated, truncated, info = self.env.step(action)
+            check_values(obs, reward)
         except Exception as error:  # a simulator may raise anything, and training must go on
-            self.fail(repr(error))
-            return
-        if not np.isfinite(obs).all():
-            self.fail("a non-finite observation")
+            self.fail(error)
             return
         self.obs = obs
         self.reward += float(reward)
@@ -180,7 +183,9 @@ def refuse_unless_filmed(env: ControlEnv) -> None:
         env.reset(seed=0)
         env.render(64, 64)
     except Exception as error:  # the renderer may raise anything
-        raise ConfigError(f"the environment cannot be filmed: {error}") from error
+        raise ConfigError(
+            f"the environment cannot be filmed: {str(error) or describe(error)}"
+        ) from error
 
 
 def close_quietly(env: ControlEnv) -> None:

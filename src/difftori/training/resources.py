@@ -1,10 +1,12 @@
 """What a run will take of the machine, said before anything slow, and refused if it cannot fit."""
 
 import logging
+import math
 import re
 from pathlib import Path
 
 import torch
+from rich.filesize import decimal
 
 from difftori.config import Config, ConfigError
 from difftori.model.world_model import WorldModel
@@ -12,9 +14,6 @@ from difftori.replay import memory_bytes
 from difftori.types import EnvSpec
 
 logger = logging.getLogger(__name__)
-
-BOOKKEEPING_BYTES = 24
-"""of the replay buffer, for each step of its capacity, whether filled or not"""
 
 
 def announce(
@@ -34,7 +33,7 @@ def announce(
     steps = stored_steps(config, spec)
     capacity = config.replay.max_buffer_size
     need = buffer_bytes(config, spec)
-    disk = episode_bytes * -(-steps // spec.episode_length) + 3 * checkpoint_bytes
+    disk = disk_bytes(config, spec, episode_bytes, checkpoint_bytes)
     logger.info(
         f"{spec.task} from {spec.modality}, mode {run.mode}, preset {run.preset}, "
         f"agent {run.agent}, seed {run.seed}, on {where}"
@@ -44,11 +43,13 @@ def announce(
         f"{spec.episode_length} agent steps an episode"
     )
     logger.info(
-        f"replay buffer: up to {format_bytes(need)} of memory, for {steps:,} agent steps; "
-        f"on disk, with three checkpoints: up to {format_bytes(disk)}"
+        f"replay buffer: up to {decimal(need)} of memory, for {steps:,} agent steps; "
+        f"on disk, with three checkpoints: up to {decimal(disk)}"
     )
     logger.info(f"run folder: {run.folder}")
-    fitting = capacity // spec.episode_length * (spec.episode_length - config.replay.horizon)
+    # where episodes may end, their last steps can begin a sequence too
+    too_late = 0 if spec.can_terminate else config.replay.horizon
+    fitting = capacity // spec.episode_length * (spec.episode_length - too_late)
     if fitting < config.learner.batch_size:
         raise ConfigError(
             f"max_buffer_size={capacity} is too small: a batch of {config.learner.batch_size} "
@@ -58,8 +59,8 @@ def announce(
     if room is not None and need > room:
         place = "this machine" if run.buffer_device == "cpu" else run.buffer_device
         raise ConfigError(
-            f"the replay buffer needs {format_bytes(need)}, and {place} has "
-            f"{format_bytes(room)} free; lower max_buffer_size or train_steps"
+            f"the replay buffer needs {decimal(need)}, and {place} has "
+            f"{decimal(room)} free; lower max_buffer_size or train_steps"
         )
 
 
@@ -70,8 +71,13 @@ def stored_steps(config: Config, spec: EnvSpec) -> int:
 
 def buffer_bytes(config: Config, spec: EnvSpec) -> int:
     """Memory that the replay buffer will take at most."""
-    bookkeeping = BOOKKEEPING_BYTES * config.replay.max_buffer_size
-    return memory_bytes(spec, stored_steps(config, spec)) + bookkeeping
+    return memory_bytes(spec, config.replay.max_buffer_size, stored_steps(config, spec))
+
+
+def disk_bytes(config: Config, spec: EnvSpec, episode_bytes: int, checkpoint_bytes: int) -> int:
+    """Disk that a run's episodes and three checkpoints take at most."""
+    episodes = math.ceil(stored_steps(config, spec) / spec.episode_length)
+    return episodes * episode_bytes + 3 * checkpoint_bytes
 
 
 def checkpoint_bytes(model: WorldModel) -> int:
@@ -92,11 +98,3 @@ def available_memory(device: torch.device) -> int | None:
         return None
     found = re.search(r"MemAvailable: *(\d+) kB", text)
     return int(found[1]) * 1024 if found else None
-
-
-def format_bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

@@ -36,6 +36,8 @@ class Counters:
     updates_planned: int = 0
     """of the present block of updates"""
     updates_left: int = 0
+    learned_through: int = 0
+    """last agent step with updates while its episode went on; a redone episode has them once"""
     seed_block_done: bool = False
     """whether the long block of updates after the seed steps has been planned"""
     evaluated_through: int = 0
@@ -117,7 +119,7 @@ class OpenEpisode:
 
 
 class Averages:
-    """Means of named numbers on the CPU since the last ``pop``."""
+    """Means of named numbers on the CPU since the last ``pop``, of those that are finite."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -126,6 +128,8 @@ class Averages:
     def add(self, values: Mapping[str, Tensor] | Mapping[str, float]) -> None:
         for name, value in values.items():
             mean = torch.as_tensor(value).detach().double().mean()
+            if not torch.isfinite(mean):
+                continue
             self._sums[name] = self._sums[name] + mean if name in self._sums else mean
             self._counts[name] = self._counts.get(name, 0) + 1
 

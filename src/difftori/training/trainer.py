@@ -125,9 +125,16 @@ class Trainer:
                 self.console.advance(self._env_step)
                 self._keep(episode)
             elif collector.open is not None and self._updates_while_acting:
-                for _ in range(self.config.run.updates_per_step):
-                    self._update(counters.agent_step - 1, more=False)
+                self._update_while_acting()
             self._safe_point()
+
+    def _update_while_acting(self) -> None:
+        """The updates of the step just taken, unless it is of an episode that is redone."""
+        counters = self.counters
+        if counters.agent_step > counters.learned_through:
+            counters.learned_through = counters.agent_step
+            for _ in range(self.config.run.updates_per_step):
+                self._update(counters.agent_step - 1, more=False)
 
     def _keep(self, episode: OpenEpisode) -> None:
         counters = self.counters
@@ -137,10 +144,10 @@ class Trainer:
         self._last_episode = episode.outcome()
         counters.episode += 1
         counters.dropped_in_a_row = 0
-        length, each = len(episode), self.config.run.updates_per_step
-        done = each * (length - 1) if self._updates_while_acting else 0
-        counters.updates_planned = each * self._agent_steps_to_learn_from(length)
-        counters.updates_left = counters.updates_planned - done
+        each = self.config.run.updates_per_step
+        done = each * max(0, counters.learned_through - counters.episode_start_step)
+        counters.updates_planned = each * self._agent_steps_to_learn_from(len(episode))
+        counters.updates_left = max(0, counters.updates_planned - done)
         counters.phase = "updating"
 
     # ---- learning
@@ -256,9 +263,7 @@ class Trainer:
         self._last_episode = dict(state["last_episode"])
         self.averages.load_state_dict(state["averages"])
         self.metrics.truncate(state["metrics"]["metrics_records"])
-        self._earlier_seconds = float(
-            self.metrics.last_record_value("train", "elapsed_seconds") or 0.0
-        )
+        self._earlier_seconds = self.metrics.elapsed_seconds
 
     def weights(self) -> dict[str, dict[str, torch.Tensor]]:
         """Model and target with the published names, on the CPU."""

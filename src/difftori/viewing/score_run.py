@@ -92,7 +92,7 @@ def _write_score(options: ScoreOptions, agent: Agent, path: Path, result: Evalua
         "errors": result.errors,
     }
     write_bytes(path, (json.dumps(summary, indent=2) + "\n").encode())
-    spread = f"{result.mean_reward:.1f} ± {result.reward_std:.1f}" if rewards else "unknown"
+    spread = f"{result.mean_reward:.4g} ± {result.reward_std:.3g}" if rewards else "unknown"
     logger.info(f"reward {spread} over {len(rewards)} episodes; {path}")
     if result.successes:
         logger.info(
