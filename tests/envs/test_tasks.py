@@ -140,6 +140,7 @@ def test_a_gymnasium_file_has_its_tasks_own_time_limit_and_the_default_solver(na
         "domain_task": env_id,
         "action_repeat": 1,
         "episode_length": limit,
+        "normalize_rewards": True,
         **({} if can_end else {"episodic": False}),
         "max_iterations": 50,
         "step_size": 1e-3,
