@@ -14,7 +14,7 @@ from plan_cases import Sides, plan, plan_and_learn, sampling
 from torch import Tensor
 from update_cases import new_learner, update
 
-from difftori.envs import env_from_config
+from difftori.envs import make_env
 from difftori.replay import ReplayBuffer
 from difftori.types import EnvSpec, Episode
 
@@ -71,7 +71,7 @@ def episode(bench: Bench, name: str, precision: str, reach: float) -> Case:
     agent = published.Agent(copy.deepcopy(sides.model), config)
 
     def side(plan: Callable[[Tensor], Tensor], learn: Callable[[], Any]) -> Callable[[], None]:
-        env, _ = env_from_config(config.env)
+        env, _ = make_env(config.env)
         latest = [env.reset(seed=0)[0]]
 
         def piece() -> None:
@@ -84,7 +84,7 @@ def episode(bench: Bench, name: str, precision: str, reach: float) -> Case:
 
         return piece
 
-    env, _ = env_from_config(config.env)
+    env, _ = make_env(config.env)
     env.reset(seed=0)
     step_ms = machine.median_ms(lambda: env.step(np.zeros(2, np.float32)), 50)
     update_floor = update(bench, name, "state", precision, config.learner.batch_size, 0).floor_ms

@@ -8,7 +8,6 @@ python src/plot.py 'logs/*/state/*/default' --published returns.csv
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
 from difftori import cli
@@ -78,13 +77,11 @@ def _names(text: str) -> tuple[str, ...]:
 def _steps(text: str) -> tuple[int, ...]:
     units = {"k": 1_000, "M": 1_000_000}
     try:
-        return tuple(
-            int(float(part.rstrip("kM")) * units.get(part[-1:], 1)) for part in text.split(",")
-        )
-    except ValueError:
+        steps = [int(float(s.rstrip("kM")) * units.get(s[-1:], 1)) for s in text.split(",")]
+        return tuple(dict.fromkeys(steps))
+    except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"expected env steps like 20k,50k, got '{text}'") from None
 
 
 if __name__ == "__main__":
     cli.quietly_interruptible(main)
-    sys.exit(0)

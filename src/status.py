@@ -21,11 +21,12 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="a list with an object for each run")
     options = parser.parse_args()
 
-    from difftori.report.folders import walk_runs
+    from difftori.report.folders import has_record, walk_runs
     from difftori.report.run_state import listed_slurm_jobs, read_state
     from difftori.report.run_table import show
 
-    folders = list(walk_runs(options.folder))
+    # an archived run has its curve and settings, and nothing of how it ended
+    folders = [run for run in walk_runs(options.folder) if has_record(run)]
     if not folders:
         cli.fail(f"there are no runs in {options.folder}")
     jobs = listed_slurm_jobs()

@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 
+from difftori import envs
 from difftori.config import Config, compose
+from difftori.envs import ControlEnv
 from difftori.model.world_model import WorldModel
+from difftori.sections import TaskConfig
 from difftori.types import Batch, EnvSpec
 
 TINY = {
@@ -36,6 +39,23 @@ def _compose(groups: tuple[str, ...], keys: tuple[tuple[str, Any], ...]) -> Conf
 def tiny_config(*groups: str, **keys: Any) -> Config:
     """The default config with everything small; ``keys`` win."""
     return _compose(groups, tuple(sorted(keys.items())))
+
+
+def task_config(
+    task: str, suite: str, domain: str, domain_task: str, action_repeat: int, **fields: Any
+) -> TaskConfig:
+    return TaskConfig(
+        task=task,
+        suite=suite,
+        domain=domain,
+        domain_task=domain_task,
+        action_repeat=action_repeat,
+        **fields,
+    )
+
+
+def make_env(task: TaskConfig, modality: str = "state") -> tuple[ControlEnv, EnvSpec]:
+    return envs.make_env(task.model_copy(update={"modality": modality}))
 
 
 def tiny_spec(modality: str = "state", action_dim: int = 2) -> EnvSpec:

@@ -25,6 +25,12 @@ def run(script: str, *arguments: str, **environment: str) -> subprocess.Complete
     )
 
 
+def test_hydras_own_options_may_have_values_of_their_own() -> None:
+    shown = run("train.py", "--cfg", "job", "seed=7")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("seed: 7\n")
+
+
 def test_a_run_is_trained_scored_and_filmed(tmp_path: Path) -> None:
     done = run("train.py", "preset=debug", "seed=3", f"log_dir={tmp_path}")
     assert done.returncode == 0, done.stderr

@@ -103,6 +103,14 @@ def test_too_many_elites_are_told_how_many_there_are() -> None:
     assert change(num_samples=32, mixture_coef=0.05, num_elites=33).mppi.num_elites == 33
 
 
+@pytest.mark.parametrize("value", [float("inf"), {1: 2}, [0.5, float("nan")]])
+def test_what_a_runs_files_cannot_hold_is_refused(value: object) -> None:
+    gym = ("task=gym", "env_id=Hopper-v5", "mode=default")
+    assert compose(*gym, env_kwargs={"range": [0.5, {"a": 1}]}).flat()["env_kwargs"]
+    with pytest.raises(ConfigError, match="finite numbers"):
+        compose(*gym, env_kwargs={"range": value})
+
+
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(ConfigError, match=r"^damping is missing$"):
         from_flat({k: v for k, v in FLAT.items() if k != "damping"})
@@ -149,6 +157,8 @@ def test_schedules(text: object, schedule: tuple[float, float, float]) -> None:
         "linear(nan, 2, 3)",
         True,
         [1, 2],
+        ["a", "b", "c"],
+        [True, False, 1],
     ],
 )
 def test_what_is_not_a_schedule_is_refused(text: object) -> None:

@@ -136,6 +136,7 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("lr=0.5", "exp_name=other"), "ok", "free"),
         (("resume=false",), "fix", "another exp_name"),
         (("lr=0.5", "resume=false", "overwrite=true"), "note", "overwrite"),
+        (("exp_name=killed",), "ok", "resume"),
     ],
 )
 def test_a_run_that_is_there(
@@ -145,8 +146,26 @@ def test_a_run_that_is_there(
     verdict: str,
     says: str,
 ) -> None:
+    config = compose("preset=debug", f"log_dir={log_dir}", *POINT, *keys)
+    if config.run.exp_name == "killed":  # before its first checkpoint
+        (config.run.folder / "checkpoints" / "episodes").mkdir(parents=True)
     report = doctor.Report()
-    doctor.check_folder(compose("preset=debug", f"log_dir={log_dir}", *POINT, *keys), report)
+    doctor.check_folder(config, report)
     found = lines(capsys)["run folder"]
     assert found[0] == verdict
     assert says in found[1]
+
+
+def test_an_environment_of_one_step_and_a_folder_of_that_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one_step = (*POINT[:2], "domain_task=1-steps", "action_repeat=1", "episodic=true")
+    words = ["preset=debug", "mode=default", f"log_dir={tmp_path}", "exp_name=speed"]
+    assert doctor.examine([*words, *one_step]) == 0
+    assert "64 env steps take about" in lines(capsys)["time"][1]
+
+
+def test_many_runs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        doctor.examine(["-m", "seed=1,2"])
+    assert capsys.readouterr().err == "error: -m: give the words of one run\n"

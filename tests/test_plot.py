@@ -42,7 +42,7 @@ def test_pictures_and_tables_are_written_and_named(tmp_path: Path) -> None:
 
 
 def test_a_word_that_is_no_number_of_steps_is_refused(tmp_path: Path) -> None:
-    done = plot(f"{tmp_path}", "--at", "soon")
+    done = plot(f"{tmp_path}", "--at", "soon,inf")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: argument --at: expected env steps like 20k,50k")

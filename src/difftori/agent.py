@@ -30,7 +30,7 @@ from difftori.compiling.cuda_graphs import CudaGraphs
 from difftori.compiling.float32_matmul import set_tf32
 from difftori.config import Config, ConfigError, from_flat, plain_defaults, resolve_device
 from difftori.devices import make_current
-from difftori.envs import ControlEnv, env_from_config
+from difftori.envs import ControlEnv, make_env
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
@@ -112,7 +112,7 @@ class Agent:
 
     def make_control_env(self) -> ControlEnv:
         """The same with actions in [-1, 1], as the agent's planner has them."""
-        return env_from_config(self.config.env)[0]
+        return make_env(self.config.env)[0]
 
 
 def load_agent(
@@ -137,7 +137,7 @@ def load_agent(
     try:
         if config.env.modality == "pixels":
             prepare_suite_rendering(config.env.suite)
-        env, spec = env_from_config(config.env)
+        env, spec = make_env(config.env)
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(str(error)) from error
     env.close()
@@ -164,6 +164,8 @@ def _read_weights(run: Path, checkpoint: Path | None) -> tuple[dict[str, Tensor]
         tree = read_latest(run) if checkpoint is None else load_tree(checkpoint)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
+    if tree is None:
+        raise ConfigError(f"there is no checkpoint in {run / 'checkpoints'}")
     counters = tree["counters"]
     trained = Progress(counters["agent_step"], counters["update_step"], counters["env_step"])
     return tree["model"], trained

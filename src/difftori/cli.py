@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -34,10 +35,8 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
             group = str(path.relative_to(CONFIG_DIR))
             groups[group] = sorted(file.stem for file in path.glob("*.yaml"))
         keys |= config_keys() | groups.keys()
-    many = bool({"-m", "--multirun"} & set(arguments))
-    for argument in arguments:
-        if argument.startswith("-"):
-            continue
+    options, more = get_args_parser().parse_known_args(arguments)
+    for argument in [*options.overrides, *more]:
         word, equals, value = argument.partition("=")
         key = word.lstrip("+").partition("@")[0]
         if not equals or word.startswith("~"):
@@ -45,7 +44,7 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
         if key not in keys - {"defaults", "hydra"} and not key.startswith("hydra."):
             fail(unknown_key(key, keys, f"{config_name}.yaml"))
         override = _parse(argument)
-        if override.is_sweep_override() and not many:
+        if override.is_sweep_override() and not options.multirun:
             fail(f"{argument} is a list, and each value makes a run: many runs need -m")
         # a sweep's list (a,b) and functions (choice(a,b)) are Hydra's to read
         for choice in value.split(",") if key in groups and "(" not in value else []:

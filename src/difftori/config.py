@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from difftori.key_types import Section
 from difftori.sections import (
     ActorConfig,
     EvaluationConfig,
@@ -23,7 +24,6 @@ from difftori.sections import (
     PlanGradientConfig,
     ReplayConfig,
     RunConfig,
-    Section,
     TaskConfig,
     TensorboardConfig,
     TrajectoryConfig,

@@ -59,6 +59,9 @@ def examine(words: Sequence[str]) -> int:
         return report.exit_code()
     words = cli.rename_tasks(words)
     cli.refuse_unknown_words(words)
+    for word in words:
+        if word.startswith("-"):
+            cli.fail(f"{word}: give the words of one run")
     try:
         config = compose(*words)
     except ConfigError as error:
@@ -151,10 +154,11 @@ def check_folder(config: "Config", report: Report) -> None:
         return
     if plan == "resume":
         try:
-            changes = other_settings(read_latest(folder), config.flat())
+            tree = read_latest(folder)  # None: it was killed before it saved
         except CheckpointError as error:
             report.line("fix", "run folder", str(error))
             return
+        changes = other_settings(tree, config.flat()) if tree else ""
         if changes:
             text = f"{folder} holds a run with other settings: {changes}; choose another exp_name"
             report.line("fix", "run folder", text)
@@ -167,18 +171,19 @@ def check_run(config: "Config", report: Report) -> None:
     """Build the run in a temporary folder, for its memory and disk; then time its phases."""
     from rich.filesize import decimal
 
+    from difftori.checkpoints.tree_file import CheckpointError
     from difftori.config import ConfigError
+    from difftori.learning.finite import NotFiniteError
     from difftori.monitoring.console import format_seconds
+    from difftori.training.collector import EpisodeFailedError
     from difftori.training.estimate import build_in, estimate, measure
-    from difftori.training.resources import (
-        buffer_bytes,
-        checkpoint_bytes,
-        disk_bytes,
-    )
+    from difftori.training.resources import buffer_bytes, disk_bytes
+    from difftori.training.start import prepare_process
 
     logging.getLogger("difftori").addHandler(logging.NullHandler())
     with tempfile.TemporaryDirectory() as folder:
         try:
+            prepare_process(config)
             trainer = build_in(folder, config)
         except ConfigError as error:
             report.line("fix", "run", str(error))
@@ -189,12 +194,16 @@ def check_run(config: "Config", report: Report) -> None:
         report.line("ok", "memory", f"the replay buffer takes up to {need}")
         while not place.exists():
             place = place.parent
-        a_checkpoint = checkpoint_bytes(trainer.model)
-        size = disk_bytes(config, spec, trainer.checkpointer.episode_bytes, a_checkpoint)
+        size = disk_bytes(config, spec, trainer.model)
+        taken = sum(file.stat().st_size for file in config.run.folder.rglob("*") if file.is_file())
         free = shutil.disk_usage(place).free if os.access(place, os.W_OK) else 0
         text = f"the run takes up to {decimal(size)}, {decimal(free)} free in {place}"
-        report.line("ok" if size < free else "fix", "disk", text)
-        seconds = measure(config, folder)
+        report.line("ok" if size < free + taken else "fix", "disk", text)
+        try:
+            seconds = measure(config, folder)
+        except (EpisodeFailedError, NotFiniteError, CheckpointError) as error:
+            report.line("fix", "run", str(error))
+            return
     parts = ", ".join(f"{name} {each:.2g} s" for name, each in seconds.items())
     report.line("ok", "speed", f"of a step: {parts}")
     whole = format_seconds(estimate(config, seconds, spec.episode_length))

@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeGuard
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -29,9 +29,9 @@ def parse_schedule(value: object) -> object:
     """``linear(START, END, STEPS)`` or a number, which is constant."""
     if isinstance(value, Schedule):
         return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if _is_number(value):
         return _checked_schedule(value, value, 0)
-    if isinstance(value, (list, tuple)) and len(value) == 3:
+    if isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_number, value)):
         return _checked_schedule(*value)
     if not isinstance(value, str):
         raise ValueError("expected a number or linear(START, END, STEPS)")
@@ -40,6 +40,10 @@ def parse_schedule(value: object) -> object:
     if match is None:
         raise ValueError("expected a number or linear(START, END, STEPS)")
     return _checked_schedule(*map(float, match.groups()))
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _checked_schedule(start: float, end: float, duration: float) -> Schedule:

@@ -1,62 +1,42 @@
 """The sections of a config: which keys there are, their types and their ranges.
 
-Each key is commented, with its unit, in ``cfgs/default.yaml``.
+Each key is commented, with its unit, in ``cfgs/default.yaml``. Keys with a default here are younger
+than some runs, which can still be evaluated.
 """
 
-import re
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from difftori.key_types import (
+    Count,
+    CountOrZero,
+    Finite,
+    NonNegative,
+    Positive,
+    Section,
+    Share,
+    number,
+    plain_name,
+)
 from difftori.schedule import PositiveSchedule, Schedule, ScheduleField
 
-
-def _no_lookalikes(value: object) -> object:
-    """pydantic would read 'true' as 1 and '5' as 5; a config says what it means."""
-    if isinstance(value, (bool, str)):
-        raise ValueError("expected a number")
-    return value
-
-
-def _plain_name(value: object) -> str:
-    value = str(value)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=+-]*", value):
-        raise ValueError("expected letters, digits and _ . = + - (it names a folder)")
-    return value
-
-
-_number = BeforeValidator(_no_lookalikes)
-Count = Annotated[int, _number, Field(ge=1)]
-CountOrZero = Annotated[int, _number, Field(ge=0)]
-Positive = Annotated[float, _number, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, _number, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, _number, Field(allow_inf_nan=False)]
-Share = Annotated[float, _number, Field(ge=0, le=1)]
-FilmSize = Annotated[int, _number, Field(ge=16, le=1080)]
-FramesPerSecond = Annotated[float, _number, Field(ge=1, le=120)]
 Planner = Literal["mppi", "trajectory"]
-
-
 GYMNASIUM = "gymnasium"
 """the suite whose environments are named by an id"""
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-
 class RunConfig(Section):
-    """The keys with a default here are younger than some runs, which can still be evaluated."""
-
     task: str
     modality: Literal["state", "pixels"]
     preset: str
     agent: str = "published"
     mode: str
     seed: CountOrZero
-    exp_name: Annotated[str, BeforeValidator(_plain_name)]
+    exp_name: Annotated[str, BeforeValidator(plain_name)]
     device: str
     buffer_device: str
     threads: Count | None
@@ -82,20 +62,37 @@ class RunConfig(Section):
         return self.log_dir / self.task / self.modality / self.mode / self.exp_name / str(self.seed)
 
 
+def _survives_a_file(value: object) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+    except (TypeError, ValueError):
+        return False
+
+
 class TaskConfig(Section):
+    """What an environment is made from."""
+
     task: str
+    """what users type and what logs show, for example ``cup-catch``"""
     suite: str
+    """which simulators it is of: a name in ``envs.SUITES``"""
     domain: str
+    """the suite's own name of the body and its world, for example ``ball_in_cup``"""
     domain_task: str
-    camera: CountOrZero
+    """the suite's own name of what is to be done, for example ``catch``"""
+    camera: CountOrZero = 0
     action_repeat: Count
-    episode_length: Count | None
+    episode_length: Count | None = None
     episodic: bool | None = None
     env_id: str | None = None
     env_kwargs: dict[str, Any] | None = None
-    modality: Literal["state", "pixels"]
-    frame_stack: Count
-    img_size: Annotated[int, _number, Field(ge=48)]
+    modality: Literal["state", "pixels"] = "state"
+    frame_stack: Count = 3
+    img_size: Annotated[int, number, Field(ge=48)] = 84
+
+    @property
+    def from_pixels(self) -> bool:
+        return self.modality == "pixels"
 
     @model_validator(mode="before")
     @classmethod
@@ -106,6 +103,11 @@ class TaskConfig(Section):
 
     @model_validator(mode="after")
     def _env_id_needs_its_suite(self) -> "TaskConfig":
+        if not _survives_a_file(self.env_kwargs):
+            raise ValueError(
+                f"env_kwargs={self.env_kwargs}: a run's files hold finite numbers (1e9, not inf), "
+                "words, lists, and maps whose keys are words"
+            )
         if self.env_id is not None and self.env_id != self.domain_task:
             raise ValueError(f"env_id={self.env_id} needs task=gym")
         if self.env_kwargs is not None and self.suite != GYMNASIUM:
@@ -162,8 +164,6 @@ class MppiConfig(Section):
 
 
 class TrajectoryConfig(Section):
-    """The keys with a default here are younger than some runs, which can still be evaluated."""
-
     max_iterations: Count
     step_size: Positive
     damping: NonNegative
@@ -200,6 +200,15 @@ class TrajectoryConfig(Section):
             raise ValueError(
                 f"backward_mode={mode} does not go with optimizer={self.optimizer}: "
                 f"{_NOT_OFFERED[mode]}; use {' or '.join(offered)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_candidates(self) -> "TrajectoryConfig":
+        if self.num_starts == 1 and (self.num_candidates > 0 or self.last_plan_as_start):
+            raise ValueError(
+                "num_starts=1 is the policy's rollout alone: num_candidates and "
+                "last_plan_as_start need num_starts=2 or more"
             )
         return self
 
@@ -275,8 +284,6 @@ def _tags(value: object) -> object:
 
 
 class WandbConfig(Section):
-    """The keys with a default here are younger than some runs, which can still be evaluated."""
-
     use_wandb: bool
     wandb_project: str
     wandb_entity: str | None

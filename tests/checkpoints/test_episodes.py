@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from builders import tiny_spec
+from builders import tiny_config, tiny_spec
 from difftori.checkpoints.checkpoint import Checkpointer
 from difftori.checkpoints.episodes import EpisodeFiles
 from difftori.replay import ReplayBuffer
@@ -21,6 +21,7 @@ LENGTH, IN_BUFFER = 6, 5
 FILE_OVERHEAD = 800
 """bytes, at most"""
 STATE, PIXELS = tiny_spec("state"), tiny_spec("pixels")
+CONFIG = tiny_config().flat()
 
 
 def random_episode(spec: EnvSpec, seed: int, length: int = LENGTH) -> Episode:
@@ -96,7 +97,7 @@ def resumed_from_each(folder: Path, aside: Path) -> list[range]:
     copy = Path(shutil.copytree(folder, aside))
     found = []
     for path in sorted((copy / "checkpoints").glob("step_*"), reverse=True):
-        buffer, checkpointer = small_buffer(), Checkpointer(copy, STATE, {}, every_minutes=5)
+        buffer, checkpointer = small_buffer(), Checkpointer(copy, STATE, CONFIG, every_minutes=5)
         tree = checkpointer.latest()
         assert tree is not None
         checkpointer.load_buffer(tree, buffer)
@@ -112,7 +113,7 @@ def test_both_checkpoints_stay_usable_while_the_buffer_forgets(
 ) -> None:
     """Three episodes come between saves, and the disk is full for two of the saves."""
     folder, buffer = tmp_path / "run", small_buffer()
-    checkpointer, done = Checkpointer(folder, STATE, {}, every_minutes=5), []
+    checkpointer, done = Checkpointer(folder, STATE, CONFIG, every_minutes=5), []
     for save in range(1, 9):
         full = save in (5, 6)
         with file_size_limit(300 if full else resource.RLIM_INFINITY):
@@ -130,12 +131,12 @@ def test_both_checkpoints_stay_usable_while_the_buffer_forgets(
 def test_episodes_after_the_checkpoint_are_written_again(tmp_path: Path) -> None:
     """As when a run is killed in a save, and what it would have done next is different."""
     buffer = small_buffer()
-    checkpointer = Checkpointer(tmp_path, STATE, {}, every_minutes=5)
+    checkpointer = Checkpointer(tmp_path, STATE, CONFIG, every_minutes=5)
     buffer.add(random_episode(STATE, 0))
     assert checkpointer.save(1, {}, buffer)
     files = EpisodeFiles(tmp_path / "checkpoints" / "episodes", STATE)
     files.save(1, random_episode(STATE, 1))
-    again, buffer = Checkpointer(tmp_path, STATE, {}, every_minutes=5), small_buffer()
+    again, buffer = Checkpointer(tmp_path, STATE, CONFIG, every_minutes=5), small_buffer()
     tree = again.latest()
     assert tree is not None
     again.load_buffer(tree, buffer)

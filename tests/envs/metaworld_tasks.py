@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
-from difftori.envs import ControlEnv, TaskSpec, make_env  # noqa: E402
+from difftori.config import compose  # noqa: E402
+from difftori.envs import ControlEnv, make_env  # noqa: E402
 from difftori.envs.base import SimStep  # noqa: E402
 from difftori.envs.metaworld import MetaWorld  # noqa: E402
+from difftori.sections import TaskConfig  # noqa: E402
 
 SEED = 3
 FILES = sorted((ROOT / "cfgs" / "task").glob("mw-*.yaml"))
@@ -43,22 +44,13 @@ class Played:
         return hashlib.sha256(parts).hexdigest()
 
 
-def task_spec(name: str) -> TaskSpec:
+def task_config(name: str, modality: str = "state") -> TaskConfig:
     """As ``cfgs/task`` describes it."""
-    config = OmegaConf.load(ROOT / "cfgs" / "task" / f"{name}.yaml")
-    return TaskSpec(
-        name=name,
-        suite=config.suite,
-        domain=config.domain,
-        domain_task=config.domain_task,
-        action_repeat=config.action_repeat,
-        camera=config.camera,
-        episode_length=config.episode_length,
-    )
+    return compose(f"task={name}", f"modality={modality}").env
 
 
 def make(name: str, modality: str = "state") -> ControlEnv:
-    return make_env(task_spec(name), modality)[0]
+    return make_env(task_config(name, modality))[0]
 
 
 def some_actions(steps: int, seed: int = 0) -> np.ndarray:
@@ -182,7 +174,7 @@ def main(names: list[str]) -> None:
         played = check_a_seed_decides_everything(env, env.episode_length)
         assert played.ended == (100,), played.ended
         assert played.digest() == digests[name], "another process plays another episode"
-        own_name = task_spec(name).domain_task
+        own_name = task_config(name).domain_task
         check_it_begins_as_the_benchmark_does(own_name)
         goals = "goals differ" if check_the_start_is_observed(env) else "one goal"
         reward, last, any_ = expert(env, own_name)

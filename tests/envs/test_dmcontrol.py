@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from difftori.envs import ControlEnv, TaskSpec, make_env
+from builders import make_env, task_config
+from difftori.envs import ControlEnv
 from difftori.envs.rendering import without_rendering
+from difftori.sections import TaskConfig
 
 with without_rendering():
     from dm_control import suite
@@ -24,9 +26,9 @@ TASKS = [
 ]
 
 
-def task(domain: str, name: str, repeat: int = 2) -> TaskSpec:
+def task(domain: str, name: str, repeat: int = 2) -> TaskConfig:
     camera = 2 if domain == "quadruped" else 0
-    return TaskSpec(f"{domain}-{name}", "dmcontrol", domain, name, repeat, camera)
+    return task_config(f"{domain}-{name}", "dmcontrol", domain, name, repeat, camera=camera)
 
 
 def play(
@@ -163,4 +165,4 @@ def test_a_picture_may_be_larger_than_the_models_framebuffer(modality: str) -> N
 
 def test_a_camera_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="camera=7: this task has cameras 0 to 1"):
-        make_env(TaskSpec("x", "dmcontrol", "cartpole", "swingup", 8, camera=7), "state")
+        make_env(task_config("x", "dmcontrol", "cartpole", "swingup", 8, camera=7), "state")

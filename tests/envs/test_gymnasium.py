@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from difftori.envs import ControlEnv, TaskSpec, make_env
+from builders import make_env, task_config
+from difftori.envs import ControlEnv
+from difftori.sections import TaskConfig
 from difftori.types import EnvSpec
 from gymnasium_fakes import REWARD_AT_THE_END
 
 NAMED = ["Hopper", "Walker2d", "HalfCheetah", "InvertedPendulum", "InvertedDoublePendulum", "Ant"]
 
 
-def task(env_id: str, **fields: object) -> TaskSpec:
-    return TaskSpec(env_id, "gymnasium", "gymnasium", env_id, 1, **fields)  # type: ignore[arg-type]
+def task(env_id: str, **fields: object) -> TaskConfig:
+    return task_config(env_id, "gymnasium", "gymnasium", env_id, 1, **fields)
 
 
 def make(name: str, modality: str = "state", **fields: object) -> tuple[ControlEnv, EnvSpec]:
@@ -93,7 +95,7 @@ class TestEnds:
 
     def test_the_suites_answer_can_be_overruled(self) -> None:
         assert not make("Falls", episodic=False)[1].can_terminate
-        assert not make_env(TaskSpec("p", "integrator", "point-1d", "5-steps", 1), "state")[
+        assert not make_env(task_config("p", "integrator", "point-1d", "5-steps", 1), "state")[
             1
         ].can_terminate
 

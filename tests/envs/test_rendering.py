@@ -94,10 +94,13 @@ def test_state_needs_no_display_and_says_nothing() -> None:
     result = run(
         """
 import os, sys
-from difftori.envs import TaskSpec, make_env
+from difftori.envs import make_env
+from difftori.sections import TaskConfig
 from difftori.envs.rendering import prepare_rendering
-task = TaskSpec("quadruped-escape", "dmcontrol", "quadruped", "escape", 4, 2)
-env, _ = make_env(task, "state")
+env, _ = make_env(TaskConfig(
+    task="quadruped-escape", suite="dmcontrol", domain="quadruped", domain_task="escape",
+    action_repeat=4, camera=2,
+))
 env.reset(seed=0)
 env.step(env.action_space.sample())
 assert "OpenGL" not in sys.modules and "glfw" not in sys.modules
@@ -120,10 +123,12 @@ def test_closed_environments_leave_no_trace_at_exit() -> None:
     result = run(
         """
 import os
-from difftori.envs import TaskSpec, make_env
-task = TaskSpec("pendulum-swingup", "dmcontrol", "pendulum", "swingup", 2)
-pixels, _ = make_env(task, "pixels")
-state, _ = make_env(task, "state")
+from difftori.envs import make_env
+from difftori.sections import TaskConfig
+pixels, state = (make_env(TaskConfig(
+    task="pendulum-swingup", suite="dmcontrol", domain="pendulum", domain_task="swingup",
+    action_repeat=2, modality=modality,
+))[0] for modality in ("pixels", "state"))
 assert os.environ["MUJOCO_GL"] == os.environ["PYOPENGL_PLATFORM"]
 pixels.reset(seed=0)
 state.reset(seed=0)

@@ -106,3 +106,11 @@ def test_columns_stay_in_place() -> None:
 )  # fmt: skip
 def test_durations(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_a_phase_of_unknown_length_has_none() -> None:
+    console = Console()
+    console.phase("acting", 1000)
+    console.phase("saving")
+    *_, phase = console._bar.tasks
+    assert (phase.description, phase.total) == ("saving", None)

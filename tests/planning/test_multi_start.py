@@ -70,7 +70,7 @@ def test_weights_that_are_not_finite_are_a_status(place: str, mode: str) -> None
 @pytest.mark.parametrize("last_plan_as_start", [False, True])
 def test_the_last_plan_is_a_start_only_if_asked_for(last_plan_as_start: bool) -> None:
     """It may be a better one than the policy's rollout, in the model's eyes."""
-    tiny = config(last_plan_as_start=last_plan_as_start, num_candidates=0, num_starts=1)
+    tiny = config(last_plan_as_start=last_plan_as_start, num_candidates=0, num_starts=2)
     planner = MultiStartPlanner(tiny_model(tiny), tiny.trajectory)
     arguments = {"horizon": 3, "explore": False, "generators": generators(2)}
     obs = random_obs(2)
@@ -95,3 +95,5 @@ def test_modes_that_do_not_go_together_are_refused() -> None:
         config(backward_mode="unroll")
     with pytest.raises(ValueError, match="implicit does not go with optimizer=published"):
         tiny_config(backward_mode="implicit")
+    with pytest.raises(ValueError, match="num_starts=1 is the policy's rollout alone"):
+        config(num_starts=1)

@@ -59,6 +59,15 @@ def test_published_scores_beyond_the_maximum_are_in_the_picture() -> None:
     assert higher.get_ylim()[1] > 3000
 
 
+def test_bands_are_in_the_picture_too() -> None:
+    runs = {("a", "m"): [{10: -1200.0}, {10: -300.0}, {10: 40.0}]}
+    comparison = comparison_of(runs, maximum=None)
+    (axes,) = draw_curves(comparison, curves(comparison.scores, "mean"), "mean").axes
+    bottom, top = axes.get_ylim()
+    assert bottom < -1200
+    assert top > 40
+
+
 def test_only_an_interval_is_called_one() -> None:
     for seeds, name in ((1, "Return"), (2, "Return (mean, 95% CI)")):
         comparison = comparison_of({("a", "m"): [{10: 1.0}] * seeds})

@@ -64,6 +64,15 @@ def test_labels_stand_in_the_order_that_they_were_given(tmp_path: Path) -> None:
     assert "| task | env_step | z | b |" in (tmp_path / f"returns-{NAME}.md").read_text()
 
 
+def test_small_returns_keep_their_digits(tmp_path: Path) -> None:
+    for task, reward in (("gym-a", 0.042), ("gym-b", 9349.1)):
+        make_run(tmp_path / "logs", {30: reward}, task=task, suite="gymnasium")
+    write_all(find_runs([str(tmp_path / "logs")]), tmp_path)
+    page = (tmp_path / "returns-gymnasium-state.md").read_text()
+    assert "| gym-a | 30 | 0.0420 |" in page
+    assert "| gym-b | 30 | 9349 |" in page
+
+
 def test_published_curves_stand_beside_the_runs(tmp_path: Path) -> None:
     path = tmp_path / "published.csv"
     path.write_text(

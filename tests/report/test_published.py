@@ -20,6 +20,11 @@ def test_rows_without_a_mean_are_left_out(tmp_path: Path) -> None:
     assert table[["method", "env_step", "mean"]].to_numpy().tolist() == [["A", 1, 2]]
 
 
+def test_names_may_be_numbers_and_steps_without_end_are_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path, "7,t,state,1,2,\n7,t,state,1e400,2,\n")
+    assert read_published(path, ("7",)).to_numpy().tolist() == [["7", "t", "state", 1, 2]]
+
+
 def test_methods_are_chosen_by_pattern_in_the_order_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path, "".join(f"{name},t,state,1,2,\n" for name in ("B1", "A", "B2")))
     assert read_published(path, ("B*", "A"))["method"].tolist() == ["B1", "B2", "A"]

@@ -55,6 +55,12 @@ def test_a_run_is_read_in_order_of_its_steps(tmp_path: Path) -> None:
     assert (run.label, run.evaluated_until, run.is_short) == ("label", 30, False)
 
 
+def test_an_evaluation_stands_at_the_step_for_which_it_was_due(tmp_path: Path) -> None:
+    """It takes place when the episode in hand is over, in each seed at another step."""
+    run = read_run(make_run(tmp_path, {13: 1.0, 20: 2.0, 34: 3.0}))
+    assert run.evaluations["env_step"].tolist() == [10, 20, 30]
+
+
 def test_half_a_line_is_not_a_number(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path, {10: 100.0}, tail="20,81"))
     assert (run.evaluated_until, run.is_short) == (10, True)
@@ -110,8 +116,9 @@ def test_the_latest_session_says_what_a_run_was_made_with(tmp_path: Path) -> Non
 
 def test_the_last_record_is_the_last_whole_one(tmp_path: Path) -> None:
     lines = [{"category": "eval", "env_step": 1}, {"category": "train", "env_step": 2}]
-    text = "".join(json.dumps(line) + "\n\0\n" for line in lines)  # a spoiled line after each
-    (tmp_path / "metrics.jsonl").write_text(text + '{"category": "ev')
+    spoiled = b"\n\0\nnull\n{}\n\xff\n"  # lines after each
+    text = b"".join(json.dumps(line).encode() + spoiled for line in lines)
+    (tmp_path / "metrics.jsonl").write_bytes(text + b'{"category": "ev')
     assert last_record(tmp_path) == lines[1]
     assert last_record(tmp_path, "eval") == lines[0]
     assert last_record(tmp_path / "nowhere") == {}

@@ -85,6 +85,14 @@ def test_an_aggregate_is_over_the_tasks_of_all_methods_or_of_the_one_with_most()
     assert aggregates(comparison_of(runs), "mean")["n_tasks"].tolist() == [2, 2]
 
 
+def test_published_means_are_not_among_interquartile_means_of_runs() -> None:
+    rows = [(task, "paper", 0, 10, 1.0) for task in ("a", "b")]
+    theirs = pd.DataFrame(rows, columns=["task", "method", "seed", "env_step", "score"])
+    comparison = comparison_of({("a", "m"): [{10: 1}], ("b", "m"): [{10: 1}]}, published=theirs)
+    assert aggregates(comparison, "mean")["method"].tolist() == ["m", "paper"]
+    assert aggregates(comparison, "iqm")["method"].tolist() == ["m"]
+
+
 def test_tasks_of_unknown_scale_or_one_task_are_not_averaged() -> None:
     unknown = comparison_of({("a", "m"): [{10: 1}], ("b", "m"): [{10: 1}]}, maximum=None)
     assert aggregates(unknown, "mean").empty

@@ -9,12 +9,14 @@ POINT = ("suite=integrator", "domain=point-2d", "domain_task=16-steps", "action_
 
 
 def test_a_phase_is_timed_without_its_first_step() -> None:
-    times = iter([100.0, 101.0, 103.0])
+    times = iter([90.0, 100.0, 101.0, 103.0, 110.0, 112.0])
     stopwatch = estimate.Stopwatch(lambda: next(times))
     stopwatch.phase("acting", 3)
     for done in (1, 2, 3):
         stopwatch.phase_step(done)
-    assert stopwatch.seconds_each == {"acting": 1.5}
+    stopwatch.phase("evaluating", 1)
+    stopwatch.phase_step(1)
+    assert stopwatch.seconds_each == {"acting": 1.5, "evaluating": 2.0}
 
 
 @pytest.mark.parametrize(

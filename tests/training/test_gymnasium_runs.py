@@ -28,6 +28,12 @@ def test_a_resumed_run_of_uneven_episodes_ends_in_the_same_bytes(tmp_path: Path,
     assert all(0 <= r["episode_success"] <= 1 for r in records(whole, "eval"))
 
 
+def test_episodes_that_are_all_too_short_are_not_learned_from(tmp_path: Path) -> None:
+    words = ("task=gym", "env_id=gymnasium_fakes:Falls-v0", "episodic=false", "horizon=5")
+    assert run_debug(tmp_path, *words, "mode=default", "seed_steps=0", "train_steps=30") == 0
+    assert {r["updates"] for r in records(run_folder(tmp_path), "train")} == {0}
+
+
 def test_one_that_raises_is_dropped_and_redone(tmp_path: Path) -> None:
     assert run_debug(tmp_path, "task=gym", "env_id=gymnasium_fakes:Raises-v0") == 0
     assert records(run_folder(tmp_path), "train")[-1]["episodes_dropped"] > 0

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from builders import tiny_config, tiny_spec
+from builders import tiny_config, tiny_model, tiny_spec
 from difftori.config import ConfigError
 from difftori.training.resources import announce
 
@@ -18,7 +18,7 @@ def test_a_buffer_on_the_gpu_has_to_fit_its_free_memory(
     config = config.model_copy(update={"run": run})
 
     def check() -> None:
-        announce(config, tiny_spec("pixels"), torch.device("cuda"), 0, 0)
+        announce(config, tiny_spec("pixels"), torch.device("cuda"), tiny_model(config))
 
     if fits:
         check()
@@ -35,7 +35,7 @@ def test_a_short_episode_can_be_drawn_if_it_may_end(can_terminate: bool, fits: b
     spec = replace(tiny_spec(), episode_length=config.learner.horizon, can_terminate=can_terminate)
 
     def check() -> None:
-        announce(config, spec, torch.device("cpu"), 0, 0)
+        announce(config, spec, torch.device("cpu"), tiny_model(config))
 
     if fits:
         check()

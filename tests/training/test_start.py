@@ -1,12 +1,19 @@
 """Whole runs: what they leave on disk, and that they can be resumed to the bit."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from difftori.checkpoints.checkpoint import Checkpointer
 from difftori.checkpoints.tree_file import load_tree
 from difftori.config import ConfigError
+from difftori.envs import ControlEnv
+from difftori.planning.actor import Actor
+from difftori.training import scheduled_evaluation
+from difftori.training.evaluation import Evaluation
 from difftori.training.signals import RESUME_EXIT_CODE, StopSignals
 from runs import fingerprint, records, run_debug, run_folder
 
@@ -133,6 +140,46 @@ def test_a_run_from_pixels(tmp_path: Path) -> None:
     assert run_debug(tmp_path, "modality=pixels", "eval_freq=100000") == 0
     (_, *_, last) = sorted((run_folder(tmp_path) / "checkpoints").glob("step_*"))
     assert load_tree(last)["counters"]["update"] == 48
+
+
+def test_a_checkpoint_that_is_due_does_not_wait_for_the_episodes_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("agent=tuned", "save_every_minutes=1e-9")
+    assert run_debug(tmp_path / "once", "agent=tuned") == 0
+    within = []
+    save = Checkpointer.save
+
+    def watched(self: Checkpointer, number: int, tree: Any, buffer: Any, **how: bool) -> bool:
+        within.append(tree["collector"]["open_episode"] is not None)
+        return save(self, number, tree, buffer, **how)
+
+    monkeypatch.setattr(Checkpointer, "save", watched)
+    assert run_debug(tmp_path / "often", *words) == 0
+    assert sum(within) == 4 * 15  # after each step of the four episodes but the last
+    assert fingerprint(run_folder(tmp_path / "often")) == fingerprint(run_folder(tmp_path / "once"))
+
+
+def test_a_best_agent_that_could_not_be_saved_is_not_followed_by_a_worse_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """best.safetensors holds the best agent of those that could be saved."""
+    rewards, best = iter([5.0, 1.0, 3.0, 2.0]), []
+
+    def evaluate(actor: Actor, envs: Sequence[ControlEnv], **how: Any) -> Evaluation:
+        return Evaluation((next(rewards),) * len(envs), (), (), ())
+
+    save = Checkpointer.save
+
+    def full_at_first(self: Checkpointer, number: int, tree: Any, buffer: Any, **how: bool) -> bool:
+        if how.get("best"):
+            best.append(tree["counters"]["best_reward"])
+        return best != [5.0] and save(self, number, tree, buffer, **how)
+
+    monkeypatch.setattr(scheduled_evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(Checkpointer, "save", full_at_first)
+    assert run_debug(tmp_path, "mode=default", f"eval_freq={EPISODE_ENV_STEPS}") == 0
+    assert best == [5.0, 1.0, 3.0]
 
 
 class TestStartFrom:

@@ -1,7 +1,7 @@
 """Saving and resuming: what a checkpoint holds, when one is due, and which one is used.
 
 The replay data lies beside the checkpoints, a file for each episode; a checkpoint refers to a
-range of them. ``tree_file`` says how a file survives being killed at any moment.
+range of them. ``files.write_durably`` says how a file survives being killed at any moment.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Any
 from difftori.checkpoints.episodes import EpisodeFiles
 from difftori.checkpoints.store import CheckpointStore
 from difftori.checkpoints.tree_file import CheckpointError, CheckpointWriteError
-from difftori.config import ConfigError, plain_defaults
+from difftori.config import ConfigError, from_flat, plain_defaults
 from difftori.replay import ReplayBuffer
 from difftori.types import EnvSpec
 
@@ -21,7 +21,7 @@ FORMAT = 3
 
 MAY_DIFFER = frozenset(
     {
-        *("train_steps", "modality_train_steps", "eval_episodes", "save_video", "preset", "agent"),
+        *("train_steps", "eval_episodes", "save_video", "preset", "agent"),
         *("exp_name", "log_dir", "resume", "overwrite", "start_from", "save_every_minutes"),
         *("save_model", "device", "buffer_device", "threads", "compile"),
         *("cuda_graphs", "prefetch", "max_nonfinite", "max_failed_episodes"),
@@ -56,8 +56,6 @@ class Checkpointer:
         """episodes on disk, and the number of the next"""
         self._first_needed: dict[int, int] = {}
         """oldest episode that each checkpoint on disk needs, by the checkpoint's number"""
-        self.episode_bytes = self._episodes.episode_bytes
-        """on disk, of one episode"""
 
     @property
     def due(self) -> bool:
@@ -65,7 +63,7 @@ class Checkpointer:
 
     @property
     def due_within_episode(self) -> bool:
-        """In a long block of updates too, unless there is one at each episode anyway."""
+        """In the middle of an episode too, unless there is one at each end anyway."""
         return self._every_seconds > 0 and self.due
 
     def save(
@@ -148,25 +146,24 @@ def other_settings(tree: dict[str, Any], config: dict[str, Any]) -> str:
 
     Empty if nothing does. A key that is younger than the checkpoint has had its default.
     """
-    now = _identity(config)
-    younger = {key: value for key, value in plain_defaults().items() if key in now}
-    stored = {**younger, **_identity(tree["config"])}
+    free = {key: value for key, value in config.items() if key in MAY_DIFFER}
+    try:
+        before = from_flat({**free, **plain_defaults(), **tree["config"]}, check_devices=False)
+    except ConfigError as error:  # of another version
+        return str(error)
+    now, stored = _identity(config), _identity(before.flat())
     return ", ".join(
-        f"{key} {stored.get(key)} (now {now.get(key)})"
-        for key in sorted(stored.keys() | now.keys())
-        if stored.get(key) != now.get(key)
+        f"{key} {stored[key]} (now {now[key]})" for key in sorted(now) if stored[key] != now[key]
     )
 
 
-def read_latest(folder: Path) -> dict[str, Any]:
-    """The newest whole checkpoint of a run folder, whatever its configuration.
+def read_latest(folder: Path) -> dict[str, Any] | None:
+    """The newest whole checkpoint of a run folder, whatever its configuration; None without any.
 
-    Raises CheckpointError if there is none.
+    Raises CheckpointError if there are some, and none can be used.
     """
     found = CheckpointStore(folder / "checkpoints").latest()
-    if found is None:
-        raise CheckpointError(f"there is no checkpoint in {folder / 'checkpoints'}")
-    return found[1]
+    return None if found is None else found[1]
 
 
 def _episodes_of(tree: dict[str, Any]) -> range:

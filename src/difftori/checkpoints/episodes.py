@@ -8,7 +8,6 @@ import logging
 from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,10 +26,6 @@ class EpisodeFiles:
     def __init__(self, folder: Path, spec: EnvSpec) -> None:
         self.folder = folder
         self._stack = spec.frame_stack
-        observation = int(np.prod(spec.obs_shape)) * spec.obs_dtype.itemsize
-        steps = spec.episode_length
-        self.episode_bytes = (steps + 1) * observation // self._stack + steps * 4 * spec.action_dim
-        """about what an episode of the nominal length takes on disk"""
 
     def path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"

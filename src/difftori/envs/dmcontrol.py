@@ -9,19 +9,19 @@ import numpy as np
 
 from difftori.envs.base import SimStep, check_camera
 from difftori.envs.rendering import check_rendering, prepare_rendering, without_rendering
-from difftori.envs.spec import TaskSpec
+from difftori.sections import TaskConfig
 
 
-def make_simulator(task: TaskSpec, pixels: bool) -> "DMControl":
+def make_simulator(task: TaskConfig) -> "DMControl":
     """Load a task of the suite; dm_control itself is imported here.
 
     Raises:
         ValueError: the suite has no such domain or task, or the task never ends.
-        RuntimeError: ``pixels`` is wanted and nothing here can render.
+        RuntimeError: pixels are wanted and nothing here can render.
     """
-    if pixels:
+    if task.from_pixels:
         prepare_rendering()
-    with nullcontext() if pixels else without_rendering():
+    with nullcontext() if task.from_pixels else without_rendering():
         from dm_control import suite
     if (task.domain, task.domain_task) not in suite.ALL_TASKS:
         known = ", ".join(sorted(f"{domain}/{name}" for domain, name in suite.ALL_TASKS))

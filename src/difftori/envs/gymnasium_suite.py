@@ -18,10 +18,10 @@ from gymnasium.spaces.utils import flatten, flatten_space
 
 from difftori.envs.base import SimStep
 from difftori.envs.rendering import is_headless, prepare_rendering, without_rendering
-from difftori.envs.spec import TaskSpec
+from difftori.sections import TaskConfig
 
 
-def make_simulator(task: TaskSpec, pixels: bool) -> "GymnasiumSimulator":
+def make_simulator(task: TaskConfig) -> "GymnasiumSimulator":
     """Make the environment whose id is ``task.domain_task``.
 
     Raises:
@@ -34,7 +34,10 @@ def make_simulator(task: TaskSpec, pixels: bool) -> "GymnasiumSimulator":
             "'env_kwargs={camera_id: 1}'"
         )
     return GymnasiumSimulator(
-        task.domain_task, task.env_kwargs or {}, pixels=pixels, episode_length=task.episode_length
+        task.domain_task,
+        task.env_kwargs or {},
+        pixels=task.from_pixels,
+        episode_length=task.episode_length,
     )
 
 
@@ -110,10 +113,8 @@ class GymnasiumSimulator:
 
         if "mujoco" in sys.modules:
             prepare_rendering()
-        if is_headless():
-            os.environ.setdefault(
-                "SDL_VIDEODRIVER", "dummy"
-            )  # pygame looks for a display otherwise
+        if is_headless() and not os.environ.get("WAYLAND_DISPLAY"):
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame looks for a display
         picture = None
         with suppress(NotImplementedError):  # Gymnasium's own render()
             picture = self._env.render()

@@ -12,16 +12,16 @@ import re
 import numpy as np
 
 from difftori.envs.base import SimStep
-from difftori.envs.spec import TaskSpec
+from difftori.sections import TaskConfig
 
 STEP = 0.1
 _VIEW = 2.0  # the image shows x from -2 to 2
 
 
-def make_simulator(task: TaskSpec, pixels: bool) -> "Integrator":
+def make_simulator(task: TaskConfig) -> "Integrator":
     """Read the task's sizes from its names: domain ``point-2d``, domain_task ``20-steps``.
 
-    The steps are agent steps. ``pixels`` needs no preparation here.
+    The steps are agent steps.
 
     Raises:
         ValueError: the names do not have that form.

@@ -6,7 +6,7 @@ import numpy as np
 
 from difftori.envs.base import SimStep, check_camera
 from difftori.envs.rendering import check_mujoco_rendering, prepare_rendering, without_rendering
-from difftori.envs.spec import TaskSpec
+from difftori.sections import TaskConfig
 
 ROBOT = "sawyer"
 _SHADOW_MAP_SIZE = 1024  # the model's 4096 takes half of a frame's time and shows no more
@@ -16,14 +16,14 @@ class PhysicsError(RuntimeError):
     """The simulation diverged."""
 
 
-def make_simulator(task: TaskSpec, pixels: bool) -> "MetaWorld":
+def make_simulator(task: TaskConfig) -> "MetaWorld":
     """Load a task; metaworld itself is imported here.
 
     Raises:
         ValueError: Meta-World has no such task.
-        RuntimeError: metaworld is not installed, or ``pixels`` is wanted and nothing can render.
+        RuntimeError: metaworld is not installed, or pixels are wanted and nothing can render.
     """
-    if pixels:
+    if task.from_pixels:
         prepare_rendering()
         check_mujoco_rendering()
     try:
@@ -31,7 +31,7 @@ def make_simulator(task: TaskSpec, pixels: bool) -> "MetaWorld":
             from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     except ModuleNotFoundError as error:
         raise RuntimeError(
-            f"task={task.name} needs the package metaworld, which cannot be imported ({error}): "
+            f"task={task.task} needs the package metaworld, which cannot be imported ({error}): "
             "pip install -r requirements.txt"
         ) from error
     if task.domain != ROBOT or task.domain_task not in ALL_V3_ENVIRONMENTS:

@@ -53,8 +53,8 @@ class PlanGradient:
         planned_action: Float[Tensor, "B A"],
         weight: float = 1.0,
         counted: Bool[Tensor, "B"] | None = None,
-    ) -> Float[Tensor, "N"]:
-        """Add the gradient of weight · Σ −min Q_iˢ(o, â); returns the losses summed.
+    ) -> Float[Tensor, "B"]:
+        """Add the gradient of weight · Σ −min Q_iˢ(o, â); returns each row's loss.
 
         ``counted`` are the rows to sum over; None is all of them. A gradient that is not finite
         is dropped and counted. Nothing waits for a GPU: there it is counted at the next call.

@@ -111,9 +111,9 @@ def init_orthogonal(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def zero_last_layer(network: nn.Sequential) -> None:
-    """So that rewards and values begin at zero everywhere."""
-    last = network[-1]
-    assert isinstance(last, nn.Linear)
+def zero_last_layer(network: nn.Module) -> nn.Linear:
+    """So that rewards and values begin at zero everywhere; returns the layer."""
+    *_, last = (module for module in network.modules() if isinstance(module, nn.Linear))
     for parameter in last.parameters():
         nn.init.zeros_(parameter)
+    return last

@@ -68,16 +68,12 @@ class WorldModel(nn.Module):
 
         self.apply(networks.init_orthogonal)
         for network in (self._reward, self._Q1, self._Q2, self._Q1_s, self._Q2_s):
-            last = network.mlp if isinstance(network, networks.PixelCritic) else network
-            assert isinstance(last, nn.Sequential)
-            networks.zero_last_layer(last)
+            networks.zero_last_layer(network)
         if spec.can_terminate:
             self.episodic = True
             self._termination = networks.mlp(latent_action_dim, hidden_dim, 1, layer_norm)
             self._termination.apply(networks.init_orthogonal)
-            networks.zero_last_layer(self._termination)
-            last = self._termination[-1]
-            assert isinstance(last, nn.Linear)
+            last = networks.zero_last_layer(self._termination)
             nn.init.constant_(last.bias, FIRST_TERMINATION_LOGIT)
         normalizes = config.normalize_observations and spec.modality == "state"
         self._norm = ObservationNorm(spec.obs_shape[0]) if normalizes else None

@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 import rich.console
@@ -60,12 +59,7 @@ class Console(logging.Handler):
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
         logger = logging.getLogger("difftori")
         logger.removeHandler(self)
@@ -84,7 +78,8 @@ class Console(logging.Handler):
 
     def phase(self, name: str, total: int | None = None) -> None:
         """Begin a part of the run, of ``total`` steps of its own if that is known."""
-        self._bar.reset(self._phase, description=name, total=total)
+        self._bar.remove_task(self._phase)  # reset() would keep a total that is not known now
+        self._phase = self._bar.add_task(name, total=total, unit="")
 
     def phase_step(self, done: int) -> None:
         """``done`` steps of the phase are done."""

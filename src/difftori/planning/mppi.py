@@ -97,8 +97,8 @@ class MppiPlanner:
         finite = torch.isfinite(found.best_return) & torch.isfinite(action).all(dim=1)
         stats = {"plan_return_after": found.best_return}
         if score_means:
-            stats["mean_return_before"] = self._return_of(z, first_mean)
-            stats["mean_return_after"] = self._return_of(z, mean)
+            stats["mean_return_before"] = self._return_of(z, first_mean, spread)
+            stats["mean_return_after"] = self._return_of(z, mean, spread)
         return Plan(
             action=action,
             carry=mean.transpose(0, 1),
@@ -108,9 +108,12 @@ class MppiPlanner:
             stats=stats,
         )
 
-    def _return_of(self, z: Float[Tensor, "B Z"], actions: Float[Tensor, "H B A"]) -> Tensor:
-        """G of one plan for each latent, ``[B]``; it draws no noise."""
-        return plan_return(self._model, z, actions, self._config.discount).squeeze(1)
+    def _return_of(
+        self, z: Float[Tensor, "B Z"], actions: Float[Tensor, "H B A"], spread: float
+    ) -> Float[Tensor, "B"]:
+        """G of one plan for each latent; it draws no noise."""
+        G = plan_return(self._model, z, actions, self._config.discount, spread=spread)
+        return G.squeeze(1)
 
     def _draw(self, horizon: int, generators: Sequence[torch.Generator]) -> Draws:
         config, action_dim = self._config, self._model.action_dim

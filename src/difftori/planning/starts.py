@@ -35,18 +35,15 @@ def best_candidates(
     z: Float[Tensor, "B Z"],
     count: int,
 ) -> Float[Tensor, "B K D"]:
-    """The first candidate, and those of the others with the highest G.
+    """The first candidate, and those of the others with the highest G, ``count`` in all.
 
-    With two starts or more the first, the policy's plan, is one: the result is never worse than it.
+    The first is the policy's plan, so the result is never worse than it.
     """
     total = candidates.shape[1]
     if total <= count:
         return candidates
     G = return_fn(candidates.flatten(0, 1), z.repeat_interleave(total, dim=0))
     scores = torch.where(torch.isfinite(G), G, -torch.inf).view(-1, total)
-    if count == 1:
-        index = scores.argmax(dim=1, keepdim=True)
-    else:
-        others = scores[:, 1:].topk(count - 1, dim=1).indices + 1
-        index = torch.cat([torch.zeros_like(others[:, :1]), others], dim=1)
+    others = scores[:, 1:].topk(count - 1, dim=1).indices + 1
+    index = torch.cat([torch.zeros_like(others[:, :1]), others], dim=1)
     return candidates.gather(1, index.unsqueeze(2).expand(-1, -1, candidates.shape[2]))

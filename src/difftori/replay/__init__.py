@@ -2,7 +2,7 @@
 
 from difftori.replay.batches import Batches
 from difftori.replay.buffer import ReplayBuffer
-from difftori.replay.layout import memory_bytes, newest_frames, stack_frames
+from difftori.replay.layout import memory_bytes, newest_frames, slot_bytes, stack_frames
 from difftori.replay.priorities import PriorityTree
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "ReplayBuffer",
     "memory_bytes",
     "newest_frames",
+    "slot_bytes",
     "stack_frames",
 ]

@@ -11,9 +11,6 @@ from difftori.compiling.arguments import tensors_in
 from difftori.replay.buffer import ReplayBuffer
 from difftori.types import Batch
 
-Drawn = tuple[Int[Tensor, "B"], Float[Tensor, "B"]]
-"""where sequences begin, and their weights"""
-
 
 class Batches:
     """Draws batches from a buffer and returns what updates say of their priorities.
@@ -30,11 +27,11 @@ class Batches:
         self._on_gpu = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if ahead and self._on_gpu else None
         self._thread = ThreadPoolExecutor(1, "batches") if ahead else None
-        self._coming: Future[tuple[Drawn, Batch]] | None = None
+        self._coming: Future[Batch] | None = None
 
     def next(self, *, more: bool) -> Batch:
         """A batch; ``more``: another one will be asked for before an episode is added."""
-        _, batch = self._coming.result() if self._coming else self._fetch(None)
+        batch = self._coming.result() if self._coming else self._fetch()
         self._coming = None
         if self._stream is not None:
             current = torch.cuda.current_stream()
@@ -43,7 +40,7 @@ class Batches:
                 if tensor.is_cuda:  # its memory is not free before this stream has read it
                     tensor.record_stream(current)
         if more and self._thread is not None:
-            self._coming = self._thread.submit(self._fetch, None)
+            self._coming = self._thread.submit(self._fetch)
         return batch
 
     def update_priorities(self, index: Int[Tensor, "B"], priority: Float[Tensor, "B"]) -> None:
@@ -52,10 +49,12 @@ class Batches:
             self._coming.result()
         self._buffer.update_priorities(index, priority)
 
-    def _fetch(self, drawn: Drawn | None) -> tuple[Drawn, Batch]:
-        drawn = drawn or self._buffer.draw(self._batch_size)
+    def _fetch(self) -> Batch:
+        return self._gather(*self._buffer.draw(self._batch_size))
+
+    def _gather(self, index: Int[Tensor, "B"], weight: Float[Tensor, "B"]) -> Batch:
         with self._sending():
-            return drawn, self._buffer.gather(*drawn)
+            return self._buffer.gather(index, weight)
 
     def _sending(self) -> AbstractContextManager[object]:
         if self._stream is None:
@@ -68,12 +67,12 @@ class Batches:
         """What has been drawn and not been asked for."""
         if self._coming is None:
             return None
-        (index, weight), _ = self._coming.result()
-        return {"index": index, "weight": weight}
+        batch = self._coming.result()
+        return {"index": batch.index, "weight": batch.weight}
 
     def load_state_dict(self, state: dict[str, Tensor] | None) -> None:
         """Take what ``state_dict`` gave; the buffer must be filled."""
         self._coming = None
         if state is not None:
             self._coming = Future()
-            self._coming.set_result(self._fetch((state["index"], state["weight"])))
+            self._coming.set_result(self._gather(state["index"], state["weight"]))

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -114,7 +115,7 @@ class ReplayBuffer:
             raise KeyError(f"episode {number} is not stored; stored are {self.live_episodes}")
         position = number - self.live_episodes.start
         length = self._lengths[position]
-        start = self._first_slot + sum(self._lengths[k] + 1 for k in range(position))
+        start = self._first_slot + sum(islice(self._lengths, position)) + position
         slots = torch.arange(start, start + length + 1) % self._slots
         obs = self._observations(slots, 0)[0]
         parts = from_rows(self._fields.gather(slots[:-1]), self.spec)

@@ -16,11 +16,15 @@ def slots_needed(spec: EnvSpec, capacity: int) -> int:
 
 def memory_bytes(spec: EnvSpec, capacity: int, stored: int) -> int:
     """Bytes that a buffer for ``capacity`` transitions takes once it holds ``stored`` of them."""
-    frame = int(np.prod(frame_shape(spec.obs_shape, spec.frame_stack))) * spec.obs_dtype.itemsize
-    fields = 4 * row_width(spec)
     steps, priority, mass_and_its_sum = 8, 8, 16  # taken at once, before anything is stored
     filled, all_slots = slots_needed(spec, stored), slots_needed(spec, capacity)
-    return filled * (frame + fields) + all_slots * (steps + priority + mass_and_its_sum)
+    return filled * slot_bytes(spec) + all_slots * (steps + priority + mass_and_its_sum)
+
+
+def slot_bytes(spec: EnvSpec) -> int:
+    """Of what one slot stores: a frame and a transition's fields."""
+    frame = int(np.prod(frame_shape(spec.obs_shape, spec.frame_stack))) * spec.obs_dtype.itemsize
+    return frame + 4 * row_width(spec)
 
 
 def frame_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:

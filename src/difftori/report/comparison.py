@@ -20,7 +20,7 @@ SEED_INVARIANT_KEYS = frozenset(
         *("seed", "log_dir", "device", "buffer_device", "threads", "resume", "overwrite", "preset"),
         "agent",
         *("save_every_minutes", "save_model", "save_video", "train_steps", "eval_freq"),
-        "max_nonfinite",
+        *("max_nonfinite", "max_failed_episodes", "prefetch", "cuda_graphs"),
     }
 )
 """keys that may differ between the seeds of one experiment"""

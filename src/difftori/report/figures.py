@@ -71,11 +71,10 @@ def draw_profiles(comparison: Comparison, table: pd.DataFrame) -> Figure:
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """``stem`` with ``.png`` and ``.pdf``; raises OSError."""
-    paths = [stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")]
-    figure.savefig(paths[0])
-    # without a date, the same data gives the same file
-    figure.savefig(paths[1], metadata={"CreationDate": None})
-    return paths
+    png, pdf = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf"))
+    figure.savefig(png)
+    figure.savefig(pdf, metadata={"CreationDate": None})  # so the same data gives the same file
+    return [png, pdf]
 
 
 def _grid(count: int) -> tuple[Figure, list[Axes]]:
@@ -114,8 +113,10 @@ def _draw(
         axes.fill_between(
             rows[x], rows["ci_low"], rows["ci_high"], color=colour, alpha=0.2, linewidth=0
         )
-    top, bottom = max(top, table["value"].max()), min(0.0, table["value"].min())
-    axes.set_ylim(bottom - 0.03 * top, 1.03 * top)  # room for a line that stays at 0
+    shown = table[["value", "ci_low", "ci_high"]]
+    top, bottom = max(top, shown.max(axis=None)), min(0.0, shown.min(axis=None))
+    room = 0.03 * (top - bottom)  # for a line that stays at the top or at the bottom
+    axes.set_ylim(bottom - room, top + room)
     if x == "env_step":
         axes.set_xlim(0, 1.02 * comparison.scores["env_step"].max())
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -36,6 +36,11 @@ def _by_number(name: str) -> tuple[int, str]:
     return (int(name) if name.isdigit() else -1, name)
 
 
+def has_record(folder: Path) -> bool:
+    """Whether the run itself, or what is going to start it, tells of it there."""
+    return any((folder / name).exists() for name in RUN_FILES - {"eval.csv"})
+
+
 def find_runs(places: Sequence[str]) -> dict[Path, str]:
     """The label of each run in ``places`` that has begun, empty for a run without one.
 
@@ -73,10 +78,10 @@ def _expand(pattern: str) -> list[str]:
 def latest_records(folder: Path, category: str | None = None) -> Iterator[dict[str, Any]]:
     """The whole records of ``metrics.jsonl``, or those of ``category``, the newest first."""
     path = folder / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     # what follows the last line end is being written
     for line in reversed(text.split("\n")[:-1]):
-        with suppress(ValueError):  # a disk may have spoiled a line
+        with suppress(ValueError, TypeError, KeyError):  # a disk may have spoiled a line
             record = json.loads(line)
             if category in (None, record["category"]):
                 yield record

@@ -1,6 +1,7 @@
 """From run folders to files: pictures, CSV files of their numbers, a page of returns."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,15 @@ def _write_comparison(
 ) -> list[Path]:
     for note in comparison.notes:
         logger.warning(note)
+    everything = tables.curves(comparison.everything, metric)
+    ours = everything["method"].isin(comparison.methods)
     written = {
-        "curves": tables.curves(comparison.scores, metric).assign(modality=comparison.modality),
+        "curves": everything[ours].assign(modality=comparison.modality),
         "aggregate": tables.aggregates(comparison, metric),
         "profiles": tables.profiles(comparison),
         "returns": tables.returns(comparison, metric, at),
         "improvement": tables.improvements(comparison, at),
     }
-    everything = tables.curves(comparison.everything, metric)
     drawn = {"curves": figures.draw_curves(comparison, everything, metric)}
     if len(written["aggregate"]):
         drawn["aggregate"] = figures.draw_aggregate(comparison, written["aggregate"], metric)
@@ -103,11 +105,13 @@ def _page(
     parts = [
         f"# {comparison.score_name}: {comparison.name}",
         f"{over} over seeds; in brackets the {CONFIDENCE:.0%} percentile interval of {RESAMPLES:,} "
-        "stratified bootstrap resamples of the runs, if there are several and all reached it.",
+        "stratified bootstrap resamples of the runs, if each task has several and all reached it.",
     ]
     if len(returns):
-        digits = 2 if comparison.maximum == 1 else 0
-        cells = returns.assign(cell=[_cell(row, digits) for row in returns.itertuples()])
+        largest = returns.groupby("task")["value"].transform(lambda values: values.abs().max())
+        digits = [_digits(comparison.maximum or size) for size in largest]
+        rows = zip(returns.itertuples(), digits, strict=True)
+        cells = returns.assign(cell=[_cell(row, count) for row, count in rows])
         wide = cells.pivot(index=["task", "env_step"], columns="method", values="cell")
         parts.append(
             _markdown(
@@ -125,6 +129,11 @@ def _page(
     if comparison.notes:
         parts += ["## To know", "\n".join(f"- {note}" for note in comparison.notes)]
     return "\n\n".join(parts) + "\n"
+
+
+def _digits(largest: float) -> int:
+    """After the point, so that numbers up to ``largest`` have three digits that count."""
+    return max(0, 2 - math.floor(math.log10(largest))) if largest > 0 else 0
 
 
 def _cell(row: Any, digits: int) -> str:

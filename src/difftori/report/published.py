@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 COLUMNS = ["method", "task", "modality", "env_step", "mean"]
@@ -24,7 +25,9 @@ def read_published(path: Path, patterns: Sequence[str] = ()) -> pd.DataFrame:
         PublishedError: the file cannot be read, lacks a column, or has no method of a pattern.
     """
     try:
-        table = pd.read_csv(path, dtype={"env_step": float, "mean": float})[COLUMNS].dropna()
+        table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS[:3], str))[COLUMNS]
+        table = table.astype(dict.fromkeys(COLUMNS[3:], float))
+        table = table.replace([np.inf, -np.inf], np.nan).dropna()
     except (OSError, ValueError, KeyError) as error:
         raise PublishedError(f"{path} holds no published curves: {error}") from error
     parts = []

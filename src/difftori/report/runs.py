@@ -29,7 +29,8 @@ class Run:
     config: Mapping[str, Any]
     """flat keys, resolved"""
     evaluations: pd.DataFrame
-    """``COLUMNS``, in order of ``env_step``, each step once, finite rewards only"""
+    """``COLUMNS``, in order of ``env_step``, each step once, finite rewards only; steps are those
+    for which evaluations were due: they took place at the end of the episode in hand"""
     made_with: Mapping[str, str]
     """version of each package, of Python, and the commit; empty if the run does not say"""
 
@@ -53,24 +54,27 @@ def read_run(folder: Path, label: str = "") -> Run:
     """
     try:
         config = read_config(folder)
-        evaluations = _read_evaluations(folder / "eval.csv")
     except ConfigError as error:
         raise RunFolderError(str(error)) from error
-    except (OSError, ValueError, KeyError) as error:
-        raise RunFolderError(f"{folder / 'eval.csv'} cannot be read: {error}") from error
     lacking = [name for name in KEYS if config.get(name) is None]
     if lacking:
         raise RunFolderError(f"{folder / 'config.yaml'} lacks {', '.join(lacking)}")
+    try:
+        evaluations = _read_evaluations(folder / "eval.csv", config["eval_freq"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(f"{folder / 'eval.csv'} cannot be read: {error}") from error
     return Run(folder, label, config, evaluations, _read_versions(folder / "provenance.json"))
 
 
-def _read_evaluations(path: Path) -> pd.DataFrame:
+def _read_evaluations(path: Path, eval_freq: int) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS, dtype=float)
     # what follows the last line end is being written, and would read as another number
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
     rows = pd.read_csv(io.StringIO(whole or ",".join(COLUMNS)), dtype=float)[COLUMNS]
     rows = rows.replace([np.inf, -np.inf], np.nan).dropna(subset=COLUMNS[:2])
+    # seeds whose episodes end early are evaluated at different steps, for the same due ones
+    rows["env_step"] = rows["env_step"] // eval_freq * eval_freq
     return rows.drop_duplicates("env_step", keep="last").sort_values("env_step")
 
 

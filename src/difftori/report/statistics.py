@@ -21,7 +21,7 @@ _NUMBERS_AT_ONCE = 4_000_000
 
 
 class Estimate(NamedTuple):
-    """A statistic at ``T`` points, and its interval; NaN where one run says nothing about it."""
+    """A statistic at ``T`` points, and its interval: NaN where a task has one run only."""
 
     value: Array
     """``[T]``"""
@@ -96,24 +96,13 @@ def probability_of_improvement(x: Sequence[Array], y: Sequence[Array]) -> Estima
 def _bootstrap(strata: Sequence[Array], statistic: Callable[[Sequence[Array]], Array]) -> Estimate:
     """The statistic of ``strata``, each ``[T, n]``, and its interval, with a fixed seed."""
     value = statistic(strata)
-    # a stratum with one run is the same in each resample; scipy refuses to draw from it
-    drawn = [index for index, stratum in enumerate(strata) if stratum.shape[-1] > 1]
-    if not drawn or not len(value):
+    # a stratum of one run is the same in each resample: an interval would be too narrow
+    if not len(value) or any(stratum.shape[-1] < 2 for stratum in strata):
         unknown = np.full_like(value, np.nan)
         return Estimate(value, unknown, unknown)
-
-    def of_resamples(*samples: Array, axis: int) -> Array:
-        shape = samples[0].shape[:-1]
-        every = [
-            np.broadcast_to(stratum[:, None], (*shape, stratum.shape[-1])) for stratum in strata
-        ]
-        for index, sample in zip(drawn, samples, strict=True):
-            every[index] = sample
-        return statistic(every)
-
     interval = scipy.stats.bootstrap(
-        [strata[index] for index in drawn],
-        of_resamples,
+        strata,
+        lambda *samples, axis: statistic(samples),
         axis=-1,
         vectorized=True,
         method="percentile",

@@ -105,12 +105,15 @@ def _normalized(comparison: Comparison, scores: pd.DataFrame) -> dict[str, pd.Da
 def aggregates(comparison: Comparison, metric: Metric) -> pd.DataFrame:
     """Each method over tasks, at the env steps at which each of its runs has a value.
 
+    What is published are means over seeds: they have no place among interquartile means of runs.
+
     Returns:
         ``method, n_tasks, n_runs, env_step, value, ci_low, ci_high``; empty for fewer than two
         tasks.
     """
     frames = []
-    for method, scores in _normalized(comparison, comparison.everything).items():
+    compared = comparison.everything if metric == "mean" else comparison.scores
+    for method, scores in _normalized(comparison, compared).items():
         wide = aligned(scores, ["task", "seed"]).dropna()
         strata = _strata(wide)
         if len(strata) > 1:

@@ -5,6 +5,7 @@ A run that fails, or is killed for its memory, can thus take no other with it.
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -121,7 +122,8 @@ class LocalStudy:
             return "running", "in process {pid} on {host}".format(**holder)
         command, environment, gpu = self.command(job), dict(os.environ), None
         # for libraries that make their threads before torch is told how many
-        environment.setdefault("OMP_NUM_THREADS", str(run.threads))
+        if run.threads is not None:
+            environment.setdefault("OMP_NUM_THREADS", str(run.threads))
         if gpus and run.device in ("auto", "cuda") and run.buffer_device in ("cpu", "cuda"):
             gpu = min(gpus, key=[process.gpu for process in self._running].count)
             environment["CUDA_VISIBLE_DEVICES"] = gpu
@@ -148,7 +150,8 @@ class LocalStudy:
         folder, code = process.job.folder, process.popen.returncode
         unmark_queued(process.job)
         if code == 0 or is_finished(process.job):  # a signal may meet the end of a finished run
-            return "done", f"return {read_state(folder).last_return or 0:.1f}"
+            last_return = read_state(folder).last_return
+            return "done", "" if last_return is None else f"return {last_return:.4g}"
         state: State = "failed"
         if code == RESUME_EXIT_CODE:
             state, reason = "stopped", last_words(folder)
@@ -202,7 +205,8 @@ def last_words(folder: Path) -> str:
     """The last error, or else the last line, that the run's latest process printed."""
     text = (folder / CONSOLE_FILE).read_text(errors="replace")
     # each process of the run begins with a line that tells its command
-    lines = [line for line in text.rpartition("$ ")[2].splitlines()[1:] if line.strip()]
+    latest = re.split(r"^\$ ", text, flags=re.MULTILINE)[-1]
+    lines = [line for line in latest.splitlines()[1:] if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or lines or [""])[-1].strip()
 

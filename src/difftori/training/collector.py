@@ -29,7 +29,7 @@ class Collector:
     """Owns the training environment and the episode that is open in it.
 
     It asks the mode's way of using the plan's gradient at its three points. The run stops after
-    ``max_nonfinite`` plans, or ``max_failed_episodes`` episodes, in a row.
+    ``max_nonfinite`` non-finite plans, or ``max_failed_episodes`` failed episodes, in a row.
     """
 
     actor: Actor

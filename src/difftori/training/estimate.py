@@ -12,28 +12,32 @@ from difftori.training.trainer import Trainer
 
 
 class Stopwatch(Console):
-    """Prints nothing, and times the phases of a run: all steps but the first of each."""
+    """Prints nothing, and times the phases of a run.
+
+    All steps but the first, which also loads and allocates, of phases that have more than one.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         super().__init__()
         self.seconds_each: dict[str, float] = {}
         """of one step of each phase, by its name"""
         self._clock = clock
-        self._phase_began, self._first_step = 0.0, 0
 
     def start(self, total: int, unit: str, done: int) -> None: ...
 
     def advance(self, done: int) -> None: ...
 
     def phase(self, name: str, total: int | None = None) -> None:
-        self._phase_name = name
+        self._phase_name, self._began, self._first_step = name, self._clock(), 0
 
     def phase_step(self, done: int) -> None:
-        if done <= 1:  # it also loads and allocates
-            self._phase_began, self._first_step = self._clock(), done
+        now = self._clock()
+        each = (now - self._began) / max(1, done - self._first_step)
+        if done <= 1:
+            self.seconds_each.setdefault(self._phase_name, each)
+            self._began, self._first_step = now, done
         else:
-            took = self._clock() - self._phase_began
-            self.seconds_each[self._phase_name] = took / (done - self._first_step)
+            self.seconds_each[self._phase_name] = each
 
 
 def measure(config: Config, folder: str) -> dict[str, float]:
@@ -78,6 +82,6 @@ def estimate(config: Config, seconds: dict[str, float], episode_length: int) -> 
 def build_in(folder: str, config: Config, console: Console | None = None) -> Trainer:
     """The run that ``train.py`` would build, in another folder; raises as ``build_trainer``."""
     config = from_flat({**config.flat(), "log_dir": folder})
-    config.run.folder.mkdir(parents=True)
+    config.run.folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(config.run.folder)
     return build_trainer(config, metrics, console or Stopwatch(), StopSignals())

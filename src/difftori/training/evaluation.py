@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 FILM_SIZE = 384
 """pixels, height and width of a training run's videos"""
 FILM_FPS = 25
-"""frames, one for each agent step, a second"""
+"""frames a second; there is one for each agent step"""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""What a run will take of the machine, said before anything slow, and refused if it cannot fit."""
+"""What a run will take of the machine, said before it begins, and refused if it cannot fit."""
 
 import logging
 import math
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -10,8 +11,13 @@ from rich.filesize import decimal
 
 from difftori.config import Config, ConfigError
 from difftori.model.world_model import WorldModel
-from difftori.replay import memory_bytes
+from difftori.replay import memory_bytes, slot_bytes
 from difftori.types import EnvSpec
+
+EPISODE_HEADER_BYTES = 1024
+"""about, of an episode's file"""
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""of a container"""
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +26,9 @@ def announce(
     config: Config,
     spec: EnvSpec,
     device: torch.device,
-    episode_bytes: int,
-    checkpoint_bytes: int,
+    model: WorldModel,
 ) -> None:
-    """What will run and what it will take, before anything slow; refuses what cannot fit.
+    """What will run and what it will take, before it begins; refuses what cannot fit.
 
     Raises:
         ConfigError: the buffer would outgrow the machine's memory before the run ends.
@@ -33,7 +38,7 @@ def announce(
     steps = stored_steps(config, spec)
     capacity = config.replay.max_buffer_size
     need = buffer_bytes(config, spec)
-    disk = disk_bytes(config, spec, episode_bytes, checkpoint_bytes)
+    disk = disk_bytes(config, spec, model)
     logger.info(
         f"{spec.task} from {spec.modality}, mode {run.mode}, preset {run.preset}, "
         f"agent {run.agent}, seed {run.seed}, on {where}"
@@ -74,18 +79,17 @@ def buffer_bytes(config: Config, spec: EnvSpec) -> int:
     return memory_bytes(spec, config.replay.max_buffer_size, stored_steps(config, spec))
 
 
-def disk_bytes(config: Config, spec: EnvSpec, episode_bytes: int, checkpoint_bytes: int) -> int:
-    """Disk that a run's episodes and three checkpoints take at most."""
-    episodes = math.ceil(stored_steps(config, spec) / spec.episode_length)
-    return episodes * episode_bytes + 3 * checkpoint_bytes
+def disk_bytes(config: Config, spec: EnvSpec, model: WorldModel) -> int:
+    """Disk that a run's episodes and three checkpoints take, if episodes have their full length.
 
-
-def checkpoint_bytes(model: WorldModel) -> int:
-    """About what one checkpoint takes beside the replay data.
-
-    Model and target, two Adams with two moments each, and the plan's gradient.
+    A checkpoint has model and target, two moments each of the model's and of the plan's Adam, the
+    plan's gradient, and two numbers for each agent step that is stored.
     """
-    return 7 * sum(p.numel() * p.element_size() for p in model.parameters())
+    steps = stored_steps(config, spec)
+    episodes = math.ceil(steps / spec.episode_length)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    replay = (steps + episodes) * slot_bytes(spec) + episodes * EPISODE_HEADER_BYTES
+    return replay + 3 * (7 * weights + 16 * steps)
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -97,4 +101,7 @@ def available_memory(device: torch.device) -> int | None:
     except OSError:
         return None
     found = re.search(r"MemAvailable: *(\d+) kB", text)
-    return int(found[1]) * 1024 if found else None
+    limits = [int(found[1]) * 1024] if found else []
+    with suppress(OSError, ValueError):  # no limit
+        limits.append(int(MEMORY_LIMIT.read_text()))
+    return min(limits, default=None)

@@ -1,7 +1,8 @@
 """Evaluations of the agent in training, whenever it is time for one."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from difftori.training.evaluation import FILM_FPS, Evaluation, close_quietly, ev
 from difftori.training.seeding import derive_seed
 from difftori.training.state import Counters
 from difftori.types import EnvSpec
-from difftori.viewing.video import write_mp4
+from difftori.viewing.video import video_writer
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +66,7 @@ class Evaluator:
             self.console.phase_step(step)
             safe_point()
 
-        frames: list[np.ndarray] = []
-        result = self._evaluate(counters, frames, on_step)
+        result = self._evaluate(counters, on_step)
         counters.evaluated_through = passed
         if result is None:
             return False
@@ -81,18 +81,16 @@ class Evaluator:
             record["episode_success_any"] = float(np.mean(result.successes_any))
         record["elapsed_seconds"] = elapsed_seconds()
         self.metrics.log(record, "eval")
-        if frames:
-            self._save_video(frames, env_step)
+        if self.config.save_video and (film := eval_video_path(self.folder, env_step)).exists():
+            self.metrics.video(film, env_step)
         best = counters.best_reward is None or result.mean_reward > counters.best_reward
         if best and np.isfinite(result.mean_reward):
             counters.best_reward = result.mean_reward
             return True
         return False
 
-    def _evaluate(
-        self, counters: Counters, frames: list[np.ndarray], on_step: Callable[[int], None]
-    ) -> Evaluation | None:
-        """One evaluation, None if it failed; the first episode's pictures go to ``frames``.
+    def _evaluate(self, counters: Counters, on_step: Callable[[int], None]) -> Evaluation | None:
+        """One evaluation, None if it failed; films its first episode, if asked.
 
         Environments that failed are made anew for the next evaluation.
         """
@@ -104,16 +102,23 @@ class Evaluator:
             logger.warning(f"this evaluation is left out: no environment for it: {error!r}")
             return None
         path = ("evaluation", counters.episode)
-        result = evaluate(
-            self.actor,
-            self.envs,
-            seeds=[derive_seed(self.seed, *path, i) for i in range(count)],
-            agent_step=counters.agent_step,
-            update_step=counters.update_step,
-            device=self.device,
-            watch=(lambda moment: frames.append(moment.frame)) if self.config.save_video else None,
-            on_step=on_step,
-        )
+        result = None
+        try:
+            with self._film(counters.env_step) as show:
+                result = evaluate(
+                    self.actor,
+                    self.envs,
+                    seeds=[derive_seed(self.seed, *path, i) for i in range(count)],
+                    agent_step=counters.agent_step,
+                    update_step=counters.update_step,
+                    device=self.device,
+                    watch=None if show is None else lambda moment: show(moment.frame),
+                    on_step=on_step,
+                )
+        except OSError as error:
+            if result is None:
+                raise
+            logger.warning(f"the video was not written: {error}")
         for reason in result.errors:
             logger.warning(f"an episode of the evaluation failed: {reason}")
         for env, reward in zip(list(self.envs), result.rewards, strict=True):
@@ -122,15 +127,14 @@ class Evaluator:
                 close_quietly(env)
         return result
 
-    def _save_video(self, frames: Sequence[np.ndarray], env_step: int) -> None:
+    def _film(self, env_step: int) -> AbstractContextManager[Callable[[np.ndarray], None] | None]:
+        """Gives what takes the pictures; its end raises OSError if the film is not whole."""
+        if not self.config.save_video:
+            return nullcontext()
         path = eval_video_path(self.folder, env_step)
-        try:
+        with suppress(OSError):  # the film's end tells of it
             path.parent.mkdir(exist_ok=True)
-            write_mp4(path, frames, fps=FILM_FPS)
-        except OSError as error:
-            logger.warning(f"the video was not written: {error}")
-            return
-        self.metrics.video(path, env_step)
+        return video_writer(path, FILM_FPS)
 
     def close(self) -> None:
         for env in self.envs:

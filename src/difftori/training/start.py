@@ -20,7 +20,7 @@ from difftori.compiling.cuda_graphs import CudaGraphs
 from difftori.compiling.float32_matmul import set_tf32
 from difftori.config import Config, ConfigError, from_hydra, resolve_device
 from difftori.devices import make_current
-from difftori.envs import ControlEnv, env_from_config
+from difftori.envs import ControlEnv, make_env
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.learning.finite import NotFiniteError
 from difftori.learning.learner import Learner
@@ -36,7 +36,7 @@ from difftori.replay import Batches, ReplayBuffer
 from difftori.training.allocator import keep_freed_memory
 from difftori.training.collector import Collector, EpisodeFailedError
 from difftori.training.evaluation import refuse_unless_filmed
-from difftori.training.resources import announce, checkpoint_bytes
+from difftori.training.resources import announce
 from difftori.training.scheduled_evaluation import Evaluator
 from difftori.training.seeding import RandomStreams
 from difftori.training.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
@@ -56,10 +56,10 @@ def train(cfg: DictConfig) -> int:
     cannot go on.
 
     Raises:
-        ConfigError: nothing was started, and nothing changed on disk.
+        ConfigError: nothing was started, and no file of a run that is there has changed.
     """
     config = from_hydra(cfg)
-    _prepare_process(config)
+    prepare_process(config)
     folder = config.run.folder
     with contextlib.ExitStack() as stack:
         try:
@@ -76,8 +76,8 @@ def train(cfg: DictConfig) -> int:
     return code
 
 
-def _prepare_process(config: Config) -> None:
-    """What holds for the whole process: threads, memory, a renderer."""
+def prepare_process(config: Config) -> None:
+    """What holds for the whole process: threads, memory, a renderer (or ConfigError)."""
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     set_tf32(config.run.tf32)
@@ -148,14 +148,14 @@ def build_trainer(
     env, spec = _first_env(config)
 
     def new_env() -> ControlEnv:
-        return env_from_config(config.env)[0]
+        return make_env(config.env)[0]
 
     streams = RandomStreams(run.seed, device)
     model = WorldModel(spec, config.model).to(device)
     checkpointer = Checkpointer(
         run.folder, spec, config.flat(), every_minutes=run.save_every_minutes
     )
-    announce(config, spec, device, checkpointer.episode_bytes, checkpoint_bytes(model))
+    announce(config, spec, device, model)
     compiler = Compiler(run.compile, graphs=CudaGraphs(run.cuda_graphs))
     actor = Actor(model, config, compiler)
     learner = Learner(
@@ -231,7 +231,7 @@ def build_trainer(
 def _first_env(config: Config) -> tuple[ControlEnv, EnvSpec]:
     """The training environment. Raises ConfigError for what it cannot do."""
     try:
-        env, spec = env_from_config(config.env)
+        env, spec = make_env(config.env)
         for remark in env.examine():
             logger.warning(remark)
     except (ValueError, RuntimeError, ImportError) as error:

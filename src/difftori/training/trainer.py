@@ -56,7 +56,6 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.counters = Counters()
-        self._best_unsaved = False
         self._last_episode: dict[str, float | None] = {}
         self._began_at = time.monotonic()
         self._earlier_seconds = 0.0
@@ -78,28 +77,28 @@ class Trainer:
                 "the environment does not repeat the interrupted episode exactly: it is dropped, "
                 "and the run goes on, but not to the same bit"
             )
-        self.console.start(train_steps, "env steps", self._env_step)
-        while counters.phase != "acting" or self.collector.open or self._env_step < train_steps:
+        self.console.start(train_steps, "env steps", counters.env_step)
+        while (
+            counters.phase != "acting"
+            or self.collector.open is not None
+            or counters.env_step < train_steps
+        ):
             if counters.phase == "acting":
                 self._act_episode()
             if counters.phase == "updating":
                 self._update_block()
             if counters.phase == "evaluating":
+                best_before = counters.best_reward
                 best = self.evaluator.run_if_due(
                     counters,
                     elapsed_seconds=lambda: self.elapsed_seconds,
                     safe_point=self._safe_point,
                 )
                 counters.phase = "acting"
-                self._best_unsaved |= best
-                if best or self.checkpointer.due:
-                    self._save()
+                if (best or self.checkpointer.due) and not self._save(best=best):
+                    counters.best_reward = best_before  # no file has the better agent
         if not self._save():
             raise CheckpointError("the run is complete, but its end could not be saved")
-
-    @property
-    def _env_step(self) -> int:
-        return self.counters.env_step
 
     @property
     def elapsed_seconds(self) -> float:
@@ -110,7 +109,8 @@ class Trainer:
 
     def _act_episode(self) -> None:
         counters, collector = self.counters, self.collector
-        start = counters.episode_start_step if collector.open else counters.agent_step
+        is_open = collector.open is not None
+        start = counters.episode_start_step if is_open else counters.agent_step
         name = "acting" if collector.is_planned(start) else "acting at random"
         self.console.phase(name, self.spec.episode_length)
         while counters.phase == "acting":
@@ -122,7 +122,7 @@ class Trainer:
                 episode = None
             self.console.phase_step(counters.agent_step - counters.episode_start_step)
             if episode is not None:
-                self.console.advance(self._env_step)
+                self.console.advance(counters.env_step)
                 self._keep(episode)
             elif collector.open is not None and self._updates_while_acting:
                 self._update_while_acting()
@@ -158,8 +158,12 @@ class Trainer:
         return self.config.run.update_within_episode and self.counters.seed_block_done
 
     def _agent_steps_to_learn_from(self, episode_length: int) -> int:
-        """Those of the episode; after the first planned one, those of the seed phase."""
-        if not self.collector.is_planned(self.counters.episode_start_step):
+        """Those of the episode; after the first planned one, those of the seed phase.
+
+        None while all episodes are too short to be learned from.
+        """
+        planned = self.collector.is_planned(self.counters.episode_start_step)
+        if not planned or not self.buffer.can_sample:
             return 0
         if not self.counters.seed_block_done:
             self.counters.seed_block_done = True
@@ -175,8 +179,6 @@ class Trainer:
             counters.updates_left -= 1
             self.console.phase_step(done + 1)
             self._safe_point()
-            if counters.updates_left and self.checkpointer.due_within_episode:
-                self._save()
         self._log_episode()
         counters.phase = "evaluating"
 
@@ -195,7 +197,7 @@ class Trainer:
         start = counters.episode_start_step
         planned = self.collector.is_planned(start)
         record: dict[str, Any] = {
-            "env_step": self._env_step,
+            "env_step": counters.env_step,
             "agent_step": counters.agent_step,
             "episode": counters.episode,
             **{f"episode_{k}": v for k, v in self._last_episode.items() if v is not None},
@@ -215,22 +217,22 @@ class Trainer:
     def _safe_point(self) -> None:
         """Between two steps: here, and only here, a signal stops the run."""
         if self.signals.requested is None:
+            if self.counters.phase != "evaluating" and self.checkpointer.due_within_episode:
+                self._save()
             return
         self.console.phase("saving")
         saved = self._save()
         raise StopRequested(self.signals.requested, saved)
 
-    def _save(self) -> bool:
+    def _save(self, *, best: bool = False) -> bool:
         """False if the disk did not take it; the checkpoints before are intact then.
 
         Raises NotFiniteError rather than save a weight that is not finite.
         """
         check_weights(self.model)
         check_weights(self.learner.target)
-        number, best = self.counters.progress_number, self._best_unsaved
-        saved = self.checkpointer.save(number, self.state_dict(), self.buffer, best=best)
-        self._best_unsaved = best and not saved
-        return saved
+        number = self.counters.progress_number
+        return self.checkpointer.save(number, self.state_dict(), self.buffer, best=best)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the replay buffer, which saves itself."""
@@ -258,7 +260,7 @@ class Trainer:
                 "the run goes on on another device, with new random numbers: it will not end in "
                 "the bytes that it would have ended in"
             )
-        self.batches.load_state_dict(state.get("batches"))
+        self.batches.load_state_dict(state["batches"])
         self.collector.load_state_dict(state["collector"])
         self._last_episode = dict(state["last_episode"])
         self.averages.load_state_dict(state["averages"])

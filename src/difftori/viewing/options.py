@@ -3,18 +3,18 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from difftori.agent import Agent, load_agent
 from difftori.checkpoints.folder import read_config
 from difftori.config import ConfigError, one_line
 from difftori.envs import ControlEnv
 from difftori.envs.rendering import prepare_suite_rendering
-from difftori.sections import CountOrZero, FilmSize, FramesPerSecond, Section
+from difftori.key_types import CountOrZero, Section, number
 from difftori.training.evaluation import (
     FILM_FPS,
     Evaluation,
@@ -33,8 +33,8 @@ class ViewOptions(Section):
     checkpoint: Path | None
     seed: CountOrZero
     plan_overlay: bool
-    video_size: FilmSize
-    fps: FramesPerSecond | None
+    video_size: Annotated[int, number, Field(ge=16, le=1080)]
+    fps: Annotated[float, number, Field(ge=1, le=120)] | None
     device: str
 
     def frame_rate(self, seconds_per_step: float | None) -> float:
@@ -45,7 +45,7 @@ class ViewOptions(Section):
         """The run's agent. Raises ConfigError, also if it is to be filmed and nothing renders."""
         if film:
             try:
-                prepare_suite_rendering(read_config(self.run)["suite"])
+                prepare_suite_rendering(read_config(self.run).get("suite", ""))
             except RuntimeError as error:
                 raise ConfigError(str(error)) from error
         agent = load_agent(self.run, self.checkpoint, self.device)

@@ -57,7 +57,7 @@ class PlanPanel:
             returns, rewards, actions = figure.subplots(
                 3, 1, height_ratios=(5, 2, 9), gridspec_kw=grid
             )
-            step = f"step {moment.step} of {self._length}, reward so far {moment.reward:.1f}"
+            step = f"step {moment.step} of {self._length}, reward so far {moment.reward:.4g}"
             figure.suptitle(f"{self._title}\n{step}", x=0.05, ha="left", size=13)
             self._draw_curves(returns, rewards)
             self._draw_actions(actions, moment.plan)

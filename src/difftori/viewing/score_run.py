@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from difftori.agent import Agent
 from difftori.checkpoints.files import write_bytes
 from difftori.config import ConfigError
+from difftori.key_types import Count
 from difftori.monitoring.console import Console
-from difftori.sections import Count
 from difftori.training.evaluation import Evaluation
 from difftori.viewing.options import ViewOptions, read_options
 from difftori.viewing.video import video_writer

@@ -1,6 +1,6 @@
 """Frames to an mp4 file that browsers and phones play."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,6 @@ from typing import Any
 import imageio.v2 as imageio
 import imageio_ffmpeg
 import numpy as np
-
-
-def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Write ``frames`` to ``path``, as `video_writer` does. Raises OSError."""
-    with video_writer(path, fps) as add:
-        for frame in frames:
-            add(frame)
 
 
 @contextmanager
@@ -50,7 +43,9 @@ def video_writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None
 
             yield add
         # a full disk is no error to ffmpeg's writer
-        if count == 0 or _count_frames(partial) != count:
+        if count == 0:
+            raise OSError(f"{path} was not written: there was no picture")
+        if _count_frames(partial) != count:
             raise OSError(f"{path} does not hold all {count} frames; is the disk full?")
         partial.replace(path)
     finally:

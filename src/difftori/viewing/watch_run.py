@@ -6,8 +6,8 @@ from itertools import count
 
 from omegaconf import DictConfig
 
+from difftori.key_types import Count
 from difftori.monitoring.console import Console
-from difftori.sections import Count
 from difftori.viewing.options import ViewOptions, read_options
 from difftori.viewing.window import Window, WindowClosedError, require_display
 
@@ -42,5 +42,5 @@ def watch_run(cfg: DictConfig) -> int:
                 if result.errors:
                     logger.error(f"the episode failed: {result.errors[0]}")
                     return 1
-                logger.info(f"episode {episode + 1}: reward {result.rewards[0]:.1f}")
+                logger.info(f"episode {episode + 1}: reward {result.rewards[0]:.4g}")
     return 0
