@@ -117,9 +117,10 @@ def from_hydra(cfg: DictConfig, *, check_devices: bool = True) -> Config:
 
 def from_flat(flat: Mapping[str, Any], *, check_devices: bool = True) -> Config:
     """The same from a plain dict of flat keys; raises ``ConfigError``."""
+    known = config_keys()
     for key in flat:
-        if key not in config_keys():
-            raise ConfigError(unknown_key(key, config_keys()))
+        if key not in known:
+            raise ConfigError(unknown_key(key, known))
     sections = {}
     for name, section in _sections().items():
         values = {key: flat[key] for key in section.model_fields if key in flat}

@@ -144,5 +144,5 @@ class Averages:
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sums = {name: total.cpu() for name, total in state["sums"].items()}
+        self._sums = dict(state["sums"])
         self._counts = dict(state["counts"])
