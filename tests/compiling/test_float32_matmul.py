@@ -11,7 +11,7 @@ from difftori.compiling.float32_matmul import (
     set_tf32,
 )
 from difftori.learning import learner, losses
-from difftori.training.start import _prepare_process
+from difftori.training.start import prepare_process
 
 
 def test_keep_float32_accuracy() -> None:
@@ -74,7 +74,7 @@ def test_only_large_products_use_them(
 def test_a_run_rounds_to_tf32_only_if_asked_to(enabled: bool) -> None:
     """torch's own choice for convolutions is on."""
     torch.backends.cudnn.allow_tf32 = not enabled
-    _prepare_process(tiny_config(tf32=enabled))
+    prepare_process(tiny_config(tf32=enabled))
     try:
         assert torch.backends.cudnn.allow_tf32 == enabled
         assert torch.backends.cuda.matmul.allow_tf32 == enabled

@@ -88,15 +88,14 @@ class Trainer:
             if counters.phase == "updating":
                 self._update_block()
             if counters.phase == "evaluating":
-                best_before = counters.best_reward
                 best = self.evaluator.run_if_due(
                     counters,
                     elapsed_seconds=lambda: self.elapsed_seconds,
                     safe_point=self._safe_point,
                 )
                 counters.phase = "acting"
-                if (best or self.checkpointer.due) and not self._save(best=best):
-                    counters.best_reward = best_before  # no file has the better agent
+                if best or self.checkpointer.due:
+                    self._save(best=best)  # if it fails, no later agent takes its place
         if not self._save():
             raise CheckpointError("the run is complete, but its end could not be saved")
 
