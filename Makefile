@@ -42,6 +42,7 @@ $(VENV)/.installed: requirements.txt requirements-theseus.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	@echo "pip will say that theseus-ai lacks scikit-sparse: nothing here needs it"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

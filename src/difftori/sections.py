@@ -6,10 +6,11 @@ than some runs, which can still be evaluated.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from difftori.key_types import (
     Count,
@@ -62,11 +63,13 @@ class RunConfig(Section):
         return self.log_dir / self.task / self.modality / self.mode / self.exp_name / str(self.seed)
 
 
-def _survives_a_file(value: object) -> bool:
-    try:
-        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
-    except (TypeError, ValueError):
-        return False
+def _survives_a_file(value: dict[str, Any]) -> dict[str, Any]:
+    with suppress(TypeError, ValueError):
+        if json.loads(json.dumps(value, allow_nan=False)) == value:
+            return value
+    raise ValueError(
+        "a run's files hold finite numbers (1e9, not inf), words, lists, and maps with word keys"
+    )
 
 
 class TaskConfig(Section):
@@ -85,7 +88,7 @@ class TaskConfig(Section):
     episode_length: Count | None = None
     episodic: bool | None = None
     env_id: str | None = None
-    env_kwargs: dict[str, Any] | None = None
+    env_kwargs: Annotated[dict[str, Any], AfterValidator(_survives_a_file)] | None = None
     modality: Literal["state", "pixels"] = "state"
     frame_stack: Count = 3
     img_size: Annotated[int, number, Field(ge=48)] = 84
@@ -103,11 +106,6 @@ class TaskConfig(Section):
 
     @model_validator(mode="after")
     def _env_id_needs_its_suite(self) -> "TaskConfig":
-        if not _survives_a_file(self.env_kwargs):
-            raise ValueError(
-                f"env_kwargs={self.env_kwargs}: a run's files hold finite numbers (1e9, not inf), "
-                "words, lists, and maps whose keys are words"
-            )
         if self.env_id is not None and self.env_id != self.domain_task:
             raise ValueError(f"env_id={self.env_id} needs task=gym")
         if self.env_kwargs is not None and self.suite != GYMNASIUM:

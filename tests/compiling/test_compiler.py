@@ -34,7 +34,7 @@ def test_compiled_equals_eager_in_graphs_without_breaks(
     comparisons: dict[str, dict[str, float]], name: str, graphs: int, by: str
 ) -> None:
     """Forward and backward: plans with the loss's gradient, updates with their step."""
-    if name + by not in comparisons:
+    if by and not any(compared.endswith(by) for compared in comparisons):
         pytest.skip("the real compiler needs a C++ compiler, and this machine has none")
     comparison = comparisons[name + by]
     assert comparison["graphs"] == graphs

@@ -44,13 +44,13 @@ class Played:
         return hashlib.sha256(parts).hexdigest()
 
 
-def task_config(name: str, modality: str = "state") -> TaskConfig:
+def task_named(name: str, modality: str = "state") -> TaskConfig:
     """As ``cfgs/task`` describes it."""
     return compose(f"task={name}", f"modality={modality}").env
 
 
 def make(name: str, modality: str = "state") -> ControlEnv:
-    return make_env(task_config(name, modality))[0]
+    return make_env(task_named(name, modality))[0]
 
 
 def some_actions(steps: int, seed: int = 0) -> np.ndarray:
@@ -174,7 +174,7 @@ def main(names: list[str]) -> None:
         played = check_a_seed_decides_everything(env, env.episode_length)
         assert played.ended == (100,), played.ended
         assert played.digest() == digests[name], "another process plays another episode"
-        own_name = task_config(name).domain_task
+        own_name = task_named(name).domain_task
         check_it_begins_as_the_benchmark_does(own_name)
         goals = "goals differ" if check_the_start_is_observed(env) else "one goal"
         reward, last, any_ = expert(env, own_name)

@@ -13,7 +13,7 @@ from metaworld_tasks import (
     make,
     play,
     some_actions,
-    task_config,
+    task_named,
 )
 
 from difftori.envs import make_env
@@ -48,7 +48,7 @@ def test_an_episode_is_the_benchmarks_own() -> None:
 
 
 def test_an_episode_is_a_hundred_agent_steps_and_never_ends_early() -> None:
-    env, spec = make_env(task_config("mw-drawer-close"))
+    env, spec = make_env(task_named("mw-drawer-close"))
     assert (spec.episode_length, spec.action_repeat, spec.obs_shape) == (100, 2, (39,))
     assert env.action_space.shape == (spec.action_dim,) == (4,)
     assert env.seconds_per_step == 0.025
@@ -62,7 +62,7 @@ def test_an_episode_is_a_hundred_agent_steps_and_never_ends_early() -> None:
 
 def test_action_repeat_holds_the_action_and_sums_rewards() -> None:
     action = np.array([0.3, -0.8, 0.1, 0.9], np.float32)
-    once = make_env(task_config("mw-push").model_copy(update={"action_repeat": 1}))[0]
+    once = make_env(task_named("mw-push").model_copy(update={"action_repeat": 1}))[0]
     twice = make("mw-push")
     single, double = play(once, 5, np.stack([action] * 2)), play(twice, 5, action[None])
     assert double.reward[0] == sum(single.reward)
@@ -94,7 +94,7 @@ def test_unknown_tasks_are_refused() -> None:
     for domain, name in (("sawyer", "fly-v3"), ("panda", "reach-v3"), ("sawyer", "reach")):
         with pytest.raises(ValueError, match=rf"no task {domain}/{name}: .*sawyer/reach-v3"):
             make_env(
-                task_config("mw-push").model_copy(update={"domain": domain, "domain_task": name})
+                task_named("mw-push").model_copy(update={"domain": domain, "domain_task": name})
             )
 
 

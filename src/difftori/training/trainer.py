@@ -214,7 +214,10 @@ class Trainer:
     # ---- saving and resuming
 
     def _safe_point(self) -> None:
-        """Between two steps: here, and only here, a signal stops the run."""
+        """Between two steps: a checkpoint that is due, and here alone a signal stops the run.
+
+        An evaluation is not saved in its middle: it is done again from its beginning anyway.
+        """
         if self.signals.requested is None:
             if self.counters.phase != "evaluating" and self.checkpointer.due_within_episode:
                 self._save()
