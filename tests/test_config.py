@@ -107,7 +107,7 @@ def test_too_many_elites_are_told_how_many_there_are() -> None:
 def test_what_a_runs_files_cannot_hold_is_refused(value: object) -> None:
     gym = ("task=gym", "env_id=Hopper-v5", "mode=default")
     assert compose(*gym, env_kwargs={"range": [0.5, {"a": 1}]}).flat()["env_kwargs"]
-    with pytest.raises(ConfigError, match="env_kwargs=.*finite numbers"):
+    with pytest.raises(ConfigError, match=r"env_kwargs=.*finite numbers"):
         compose(*gym, env_kwargs={"range": value})
 
 
