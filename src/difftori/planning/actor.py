@@ -12,13 +12,13 @@ from difftori.config import Config
 from difftori.model.world_model import WorldModel
 from difftori.planning import noise
 from difftori.planning.mppi import MppiPlanner
-from difftori.planning.multi_start import MultiStartPlanner
 from difftori.planning.trajectory import TrajectoryPlanner
+from difftori.planning.trust_region_planner import TrustRegionPlanner
 from difftori.types import Plan
 
-OPTIMIZERS: dict[str, type[TrajectoryPlanner | MultiStartPlanner]] = {
+OPTIMIZERS: dict[str, type[TrajectoryPlanner | TrustRegionPlanner]] = {
     "published": TrajectoryPlanner,
-    "trust_region": MultiStartPlanner,
+    "trust_region": TrustRegionPlanner,
 }
 """by the key ``optimizer``"""
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from builders import generators, random_obs, tiny_config, tiny_model, tiny_spec
-from difftori.planning.multi_start import MultiStartPlanner
 from difftori.planning.returns import plan_return
+from difftori.planning.trust_region_planner import TrustRegionPlanner
 
 
 def config(**keys: object) -> object:
@@ -21,7 +21,7 @@ def test_plans_learn_and_rows_are_independent(mode: str, episodic: bool) -> None
     tiny = config(backward_mode=mode)
     model = tiny_model(tiny, replace(tiny_spec(), can_terminate=episodic))
     obs = random_obs(3)
-    planner = MultiStartPlanner(model, tiny.trajectory)
+    planner = TrustRegionPlanner(model, tiny.trajectory)
     other = torch.cat([obs[:1], random_obs(2, seed=5)])
     plans = []
     for batch in (obs, other):
@@ -60,7 +60,7 @@ def test_weights_that_are_not_finite_are_a_status(place: str, mode: str) -> None
     model = tiny_model(tiny)
     with torch.no_grad():
         getattr(model, place)[0].weight[0, 0] = torch.nan
-    plan = MultiStartPlanner(model, tiny.trajectory).plan(
+    plan = TrustRegionPlanner(model, tiny.trajectory).plan(
         random_obs(2), horizon=3, explore=True, generators=generators(2), differentiate=True
     )
     assert not plan.finite.any()
@@ -71,7 +71,7 @@ def test_weights_that_are_not_finite_are_a_status(place: str, mode: str) -> None
 def test_the_last_plan_is_a_start_only_if_asked_for(last_plan_as_start: bool) -> None:
     """It may be a better one than the policy's rollout, in the model's eyes."""
     tiny = config(last_plan_as_start=last_plan_as_start, num_candidates=0, num_starts=2)
-    planner = MultiStartPlanner(tiny_model(tiny), tiny.trajectory)
+    planner = TrustRegionPlanner(tiny_model(tiny), tiny.trajectory)
     arguments = {"horizon": 3, "explore": False, "generators": generators(2)}
     obs = random_obs(2)
     first = planner.plan(obs, **arguments)

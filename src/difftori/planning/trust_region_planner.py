@@ -1,4 +1,4 @@
-"""The second differentiable planner: a trust region in the box, from one or several starts."""
+"""The differentiable planner of ``optimizer=trust_region``: one start, or several."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from difftori.solvers.trust_region_solver import TrustRegionOptions, TrustRegion
 from difftori.types import Plan
 
 
-class MultiStartPlanner:
+class TrustRegionPlanner:
     """max_a G(a) over the box from the policy's rollout, and from other starts if asked for."""
 
     def __init__(
