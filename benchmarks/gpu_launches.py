@@ -15,6 +15,9 @@ from bench import WAYS, Bench
 from plan_cases import Sides
 from update_cases import new_learner
 
+from difftori.config import resolve_device
+from difftori.devices import make_current
+
 COUNTED = {
     "launches": ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx"),
     "graphs": ("cudaGraphLaunch",),
@@ -43,10 +46,10 @@ def count(function: Callable[[], Any]) -> dict[str, int | float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
-    device = torch.device(parser.parse_args().device)
+    device = resolve_device(parser.parse_args().device)
     if device.type != "cuda":
         raise SystemExit("launches are counted on a GPU only")
-    torch.cuda.set_device(device)
+    make_current(device)
     found = {f"{way}: {what}": calls for way in WAYS for what, calls in of(way, device).items()}
     print(json.dumps({"calls": found}))
 

@@ -37,6 +37,8 @@ from cases import CPU_ONLY, GPU_ONLY, ROWS
 from machine import thread_counts, timed_ms
 
 from difftori.compiling.float32_matmul import set_tf32
+from difftori.config import resolve_device
+from difftori.devices import make_current
 from difftori.training.allocator import keep_freed_memory
 
 
@@ -137,9 +139,8 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     keep_freed_memory()
     set_tf32(False)
-    device = torch.device(arguments.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    device = resolve_device(arguments.device)
+    make_current(device)
     elsewhere = CPU_ONLY if device.type == "cuda" else GPU_ONLY
     begin = time.monotonic()
     if arguments.profiles:

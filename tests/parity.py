@@ -52,11 +52,8 @@ class StrictCompiler(Compiler):
         """On a GPU a case's first plans and updates run as they are; the last are recordings."""
         return cls(config.run.compile, graphs=CudaGraphs(config.run.cuda_graphs))
 
-    def _first_run(self, name: str, *args: Any) -> Any:
-        result, version = super()._first_run(name, *args)
-        if version is None:
-            raise RuntimeError(f"{name} could not be compiled")
-        return result, version
+    def _give_up(self, name: str, error: Exception) -> None:
+        raise error
 
 
 @dataclass(frozen=True)

@@ -188,12 +188,13 @@ def plain_defaults() -> dict[str, Any]:
 
 
 def resolve_device(name: str) -> "torch.device":
-    """``auto`` is the GPU where there is one."""
+    """``auto`` is the GPU where there is one; ``cuda`` is the first, by its number."""
     import torch
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    # tensors lie on a numbered GPU, and torch's functions for streams and memory ask for the number
+    return torch.device("cuda:0" if name == "cuda" else name)
 
 
 def compose(*overrides: str, **keys: Any) -> Config:

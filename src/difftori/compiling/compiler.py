@@ -84,12 +84,16 @@ class Compiler:
         except Exception as error:  # the compiler raises many kinds; eager is always right
             if is_out_of_memory(error):
                 raise
-            self.enabled = False
-            reason = " ".join(str(error).split("\n\n")[0].split())
-            logger.warning(f"compile=true is off: {name} cannot be compiled here ({reason})")
+            self._give_up(name, error)
             return function(*args), None
         logger.info(f"compiled {name} in {time.monotonic() - begin:.0f} s")
         return result, version
+
+    def _give_up(self, name: str, error: Exception) -> None:
+        """Run everything as it is from now on."""
+        self.enabled = False
+        reason = " ".join(str(error).split("\n\n")[0].split())
+        logger.warning(f"compile=true is off: {name} cannot be compiled here ({reason})")
 
     def _compiled(self, function: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:
         alias: Any = lambda *args: function(*args)  # noqa: E731, no shape checks of the tests in it

@@ -6,6 +6,7 @@ the memory that it was made with, so ``CudaGraphs`` copies arguments into tensor
 the graph, and copies the results out.
 """
 
+import gc
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -73,9 +74,15 @@ class CudaGraphs:
         return run
 
     def _record(self, function: Callable[..., Any], args: tuple[Any, ...]) -> "_Graph":
+        # An autograd graph that waits for the collector would tie the recording to another stream.
+        gc.collect()
         if self._memory is None:
             self._memory = torch.cuda.graph_pool_handle()
-        return _Graph(function, args, self._memory)
+        try:
+            return _Graph(function, args, self._memory)
+        except Exception:
+            self._memory = None  # it stays claimed by the recording that failed
+            raise
 
 
 class _Graph:

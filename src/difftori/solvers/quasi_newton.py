@@ -90,7 +90,9 @@ def active_set_step(
     matrix = curvature * is_free.unsqueeze(2) * is_free.unsqueeze(1)
     diagonal = damping.unsqueeze(1) * is_free + (1 - is_free)
     factor, _ = torch.linalg.cholesky_ex(matrix + torch.diag_embed(diagonal))
-    return torch.cholesky_solve((gradient * is_free).unsqueeze(2), factor).squeeze(2)
+    # not cholesky_solve: on a GPU it allocates memory by itself, which no CUDA graph can hold
+    half = torch.linalg.solve_triangular(factor, (gradient * is_free).unsqueeze(2), upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(2)
 
 
 def softly_bound_step(
