@@ -87,6 +87,8 @@ class Process:
 
     @property
     def last_words(self) -> str:
+        if self.code in (-signal.SIGTERM, -signal.SIGKILL):
+            return "not finished when its time was over"
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
         return lines[-1][:300] if lines else "it said nothing"
 

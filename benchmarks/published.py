@@ -81,7 +81,8 @@ class Planner:
         # the errors before each iteration and after the last one, or -1 where none was
         self.iterations = int((info.err_history >= 0).sum()) - 1
         actions = model.action_dim
-        return info.best_solution["actions"][:, :actions], values["actions"][:, :actions]
+        best = info.best_solution["actions"].to(obs.device)  # Theseus keeps it on the CPU
+        return best[:, :actions], values["actions"][:, :actions]
 
     @torch.no_grad()
     def _first_guess(self, obs: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from builders import AFTER_SCHEDULES, random_batch, tiny_config, tiny_spec
+from difftori.config import resolve_device
 from difftori.learning import losses
 from difftori.planning.actor import Actor
 from difftori.planning.returns import plan_return
@@ -112,3 +113,10 @@ def test_shift_on_the_meta_device() -> None:
 
     images = torch.empty(2, 9, 84, 84, dtype=torch.uint8, device="meta")
     assert shift(images, torch.empty(2, 2, dtype=torch.long, device="meta")).device.type == "meta"
+
+
+def test_a_gpu_is_known_by_its_number() -> None:
+    """torch.cuda.set_device refuses one without, and no tensor lies on one."""
+    assert resolve_device("cuda") == torch.device("cuda", 0)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    assert resolve_device("cpu") == torch.device("cpu")

@@ -46,7 +46,8 @@ def test_a_process_ends_when_the_time_is_over(tmp_path: Path) -> None:
     begin = time.monotonic()
     process = check.run("-c", "import time; print('begun', flush=True); time.sleep(50)", seconds=1)
     assert process.code == -15
-    assert process.last_words == "begun"
+    assert process.last_words == "not finished when its time was over"
+    assert process.output == "begun\n"
     assert time.monotonic() - begin < 40
 
 

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from difftori.compiling.compiler import EAGER, Compiler
 from difftori.compiling.cuda_graphs import WARM_UP_CALLS, CudaGraphs
 from difftori.learning.learner import Learner
 from difftori.planning.actor import Actor
-from emulated_graphs import emulate
+from emulated_graphs import EmulatedGraph, emulate
 
 CALLS = WARM_UP_CALLS + 3
 """the last ones are replays"""
@@ -74,6 +76,50 @@ def test_steps_aside_with_one_warning_where_nothing_can_be_recorded(
         assert torch.equal(double(torch.ones(2)), torch.full((2,), 2.0))
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert "doubling cannot be recorded as a CUDA graph (no graphs here and more)" in warning
+
+
+def test_a_recording_that_fails_leaves_its_memory_to_no_other(
+    graphs: CudaGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: list[object] = []
+
+    class Graph(EmulatedGraph):
+        def __enter__(self) -> "Graph":
+            if len(pools) == 1:
+                raise RuntimeError("allocates by itself")
+            return super().__enter__()
+
+    def new_pool() -> object:
+        pools.append(object())
+        return pools[-1]
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", new_pool)
+    for name in ("one that fails", "one after it", "and another"):
+        function, runs = counted(lambda x: 2 * x)
+        double = graphs(function, name)
+        for _ in range(CALLS):
+            double(torch.ones(2))
+        assert (len(runs) == CALLS) == (name == "one that fails")
+    assert len(pools) == 2
+
+
+def test_nothing_is_compiled_while_recording(
+    graphs: CudaGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # compiled code runs in a CUDA graph, but not in one that is emulated
+    monkeypatch.setattr(torch.cuda, "graph", lambda *args, **options: nullcontext())
+    compiled: list[None] = []
+
+    def backend(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        compiled.append(None)
+        return module.forward
+
+    double = graphs(Compiler(True, backend=backend)(lambda x: 2 * x, "doubling"), "doubling")
+    column = torch.ones(4, 3)[:, :1]  # in a recording's own memory it is in order
+    for _ in range(WARM_UP_CALLS + 1):
+        double(column)
+    assert len(compiled) == 1
 
 
 def test_runs_functions_as_they_are_on_a_cpu() -> None:

@@ -59,7 +59,8 @@ class CudaGraphs:
             if kind not in graphs:
                 calls[kind] = calls.get(kind, 0) + 1
                 if calls[kind] <= WARM_UP_CALLS:
-                    return function(*args)
+                    # on copies, whose order in memory is that of the recording's own tensors
+                    return function(*_map_tensors(_copied, args))
                 try:
                     graphs[kind] = self._record(function, args)
                 except Exception as error:  # CUDA and libraries raise many kinds
