@@ -191,7 +191,7 @@ def quick_run(check: Check) -> dict[str, Any]:
 
 def full_size_run(check: Check) -> dict[str, Any]:
     """10,000 agent steps of cheetah-run, nine of ten planned by the optimizer; TF32 off."""
-    full = ("train_steps=40000", "seed_steps=1000", "theseus_start_step=1000")
+    full = ("action_repeat=4", "train_steps=40000", "seed_steps=1000", "theseus_start_step=1000")
     sizes = full if check.on_gpu else ("preset=debug",)
     return _trained(check, "task=cheetah-run", "mode=back_plan", *sizes)
 
