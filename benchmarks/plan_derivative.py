@@ -5,8 +5,8 @@
 The derivative is that of wᵀa_0, w random, by z. It is compared with central differences of the
 same solve at two points: the ``optimum``, where the solve has gone on until nothing is gained, and
 the ``plan`` after the default iterations. For each backward mode: the median over plans of the
-cosine and of the ratio of lengths, in float64 with hard bounds, and milliseconds of processor time
-for a plan with its backward pass, in batches of ten.
+cosine and of the ratio of lengths, and the largest length, in float64 with hard bounds. ms are
+of processor time for a plan with its backward pass, in batches of ten.
 """
 
 import argparse
@@ -76,7 +76,8 @@ def compare(run: Path, horizon: int, spread: float, steps: int) -> None:
         "plan": (start, None, options.iterations),
     }
     print(f"\n{agent.spec.task}, H = {horizon}, {len(z)} plans\n")
-    print("| at | backward mode | cosine | length | ms |\n| --- | --- | ---: | ---: | ---: |")
+    print("| at | backward mode | cosine | length | largest length | ms |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |")
     for point, (begin, curvature, iterations) in points.items():
 
         def solved(z: Tensor, starts: Tensor, iterations: int = iterations) -> Tensor:
@@ -91,7 +92,9 @@ def compare(run: Path, horizon: int, spread: float, steps: int) -> None:
             moved = numeric.norm(dim=1) > 1e-6
             cosine = cosine_similarity(gradient, numeric)[moved].median()
             length = (gradient.norm(dim=1) / numeric.norm(dim=1))[moved].median()
-            print(f"| {point} | {mode} {count} | {cosine:.3f} | {length:.2f} | {ms:.2f} |")
+            largest = gradient.norm(dim=1).max()
+            row = f"{cosine:.3f} | {length:.2f} | {largest:.2g} | {ms:.2f}"
+            print(f"| {point} | {mode} {count} | {row} |")
 
 
 def derivative(

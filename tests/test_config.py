@@ -283,3 +283,11 @@ def test_every_key_of_the_default_file_has_a_comment() -> None:
         if line and line[0].isalpha() and not line.startswith("defaults:") and " #" not in line:
             bare.append(line)
     assert bare == []
+
+
+def test_each_optimizer_differentiates_as_many_iterations_as_it_should() -> None:
+    assert compose().trajectory.backward_num_iterations == 5  # published
+    assert compose("optimizer=trust_region").trajectory.backward_num_iterations == 1
+    assert compose("agent=tuned").trajectory.backward_num_iterations == 1
+    both = compose("agent=tuned", "backward_num_iterations=3")
+    assert both.trajectory.backward_num_iterations == 3

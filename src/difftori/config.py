@@ -38,6 +38,19 @@ OmegaConf.register_new_resolver("times", lambda a, b: int(a) * int(b), replace=T
 OmegaConf.register_new_resolver("agent_steps", lambda a, b: int(a) // int(b), replace=True)
 
 
+def backward_iterations(optimizer: str) -> int:
+    """How many iterations ``backward_mode=truncated`` differentiates, by optimizer.
+
+    The trust region's steps are as long as its model of the curvature says. More than one of them,
+    with no look at whether it gains, may diverge where the model is too flat, and its derivative
+    grows with each step.
+    """
+    return 1 if optimizer == "trust_region" else 5
+
+
+OmegaConf.register_new_resolver("backward_iterations", backward_iterations, replace=True)
+
+
 def episodic_discount(episode_length: int | None, action_repeat: int) -> float:
     """TD-MPC2's discount for episodes of ``episode_length`` env steps (None: 1000).
 
