@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from builders import random_obs, tiny_config, tiny_model
@@ -5,7 +6,7 @@ from difftori.model.observation_norm import LARGEST, ObservationNorm
 
 
 def test_mean_and_variance_are_those_of_everything_seen() -> None:
-    seen = 3 + 2 * random_obs(50)
+    seen = 3 + 0.2 * random_obs(50)
     norm = ObservationNorm(5)
     for part in seen.split([1, 19, 30]):
         norm.update(part)
@@ -13,6 +14,13 @@ def test_mean_and_variance_are_those_of_everything_seen() -> None:
     torch.testing.assert_close(norm.variance, seen.var(dim=0, correction=0))
     expected = (seen - seen.mean(dim=0)) / seen.std(dim=0, correction=0)
     torch.testing.assert_close(norm(seen), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_wide_entry_is_only_centred() -> None:
+    norm = ObservationNorm(1)
+    norm.update(torch.tensor([[-15.0], [25.0]]))
+    assert norm(torch.tensor([[8.0]])).item() == 3
+    assert norm(torch.tensor([[1000.0]])).item() == pytest.approx(20 * LARGEST)
 
 
 def test_an_entry_that_never_changes_stays_finite_and_small() -> None:

@@ -1,11 +1,16 @@
-"""Observations with mean 0 and standard deviation 1, by what has been seen so far."""
+"""Observations with mean 0 and standard deviation 1 or more, by what has been seen so far.
+
+Narrow entries are widened, and wide ones only centred. An angle that turns without limit would lose
+what it says otherwise: when reacher's arm spins, its angle has a standard deviation of 19 rad, and
+all that the angle tells would lie within a sixth of 1.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 LARGEST = 10.0
-"""normalized observations are clamped at this, in standard deviations"""
+"""observations are clamped at this distance from their mean, in standard deviations"""
 
 
 class ObservationNorm(nn.Module):
@@ -36,5 +41,7 @@ class ObservationNorm(nn.Module):
         self.count.add_(len(obs))
 
     def forward(self, obs: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        scale = torch.rsqrt(self.variance + 1e-6)
-        return ((obs - self.mean) * scale).clamp(-LARGEST, LARGEST)
+        deviation = torch.sqrt(self.variance + 1e-6)
+        furthest = LARGEST * deviation
+        centred = (obs - self.mean).clamp(-furthest, furthest)
+        return centred / deviation.clamp(max=1)
