@@ -46,8 +46,8 @@ def test_another_format_is_refused_by_its_number(
     tmp_path: Path, short_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log_dir = Path(shutil.copytree(short_run, tmp_path / "copy"))
-    monkeypatch.setattr(checkpoint, "FORMAT", 4)
-    with pytest.raises(ConfigError, match="the checkpoint has format 3, this version reads 4"):
+    monkeypatch.setattr(checkpoint, "FORMAT", 5)
+    with pytest.raises(ConfigError, match="the checkpoint has format 4, this version reads 5"):
         run_debug(log_dir)
 
 

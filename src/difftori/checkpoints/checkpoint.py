@@ -16,7 +16,7 @@ from difftori.config import ConfigError, from_flat, plain_defaults
 from difftori.replay import ReplayBuffer
 from difftori.types import EnvSpec
 
-FORMAT = 3
+FORMAT = 4
 """of the tree; a checkpoint of another format is refused"""
 
 MAY_DIFFER = frozenset(
