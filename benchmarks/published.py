@@ -48,7 +48,7 @@ class Planner:
             z = model.encode(aux_vars[0].tensor)
             return config.value_offset - plan_return(model, z, actions, config.discount)
 
-        objective = th.Objective().to(obs.device)
+        objective = th.Objective()
         objective.add(
             th.AutoDiffCostFunction(
                 [th.Vector(tensor=torch.zeros_like(first_guess), name="actions")],
@@ -66,7 +66,7 @@ class Planner:
             abs_err_tolerance=1e-10 if tolerance else 0.0,
             rel_err_tolerance=tolerance,
         )
-        layer = th.TheseusLayer(optimizer)
+        layer = th.TheseusLayer(optimizer).to(obs.device)
         with torch.set_grad_enabled(differentiate):
             values, info = layer.forward(
                 {"actions": first_guess, "obs": obs},

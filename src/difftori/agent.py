@@ -34,6 +34,7 @@ from difftori.envs import ControlEnv, make_env
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
+from difftori.sections import EvalWeights
 from difftori.training.seeding import generator
 from difftori.types import EnvSpec
 
@@ -116,7 +117,10 @@ class Agent:
 
 
 def load_agent(
-    run: str | Path, checkpoint: str | Path | None = None, device: str = "auto"
+    run: str | Path,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+    eval_weights: EvalWeights | None = None,
 ) -> Agent:
     """The agent of the run in the folder ``run``.
 
@@ -126,14 +130,17 @@ def load_agent(
     Args:
         checkpoint: a checkpoint or a ``model.pt``; None takes the run's latest checkpoint.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        eval_weights: ``model`` or ``target`` acts; None takes what the run's evaluations take.
 
     Raises:
         ConfigError: no such run, checkpoint or device, or pixels cannot be rendered here.
     """
     here = {"device": device, "buffer_device": "cpu"}
+    if eval_weights is not None:
+        here["eval_weights"] = eval_weights
     config = from_flat({**plain_defaults(), **read_config(Path(run)), **here})
     set_tf32(config.run.tf32)
-    weights, trained = _read_weights(Path(run), None if checkpoint is None else Path(checkpoint))
+    networks, trained = _read_weights(Path(run), None if checkpoint is None else Path(checkpoint))
     try:
         if config.env.modality == "pixels":
             prepare_suite_rendering(config.env.suite)
@@ -145,7 +152,7 @@ def load_agent(
     make_current(place)
     model = WorldModel(spec, config.model).to(place)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(networks[config.evaluation.eval_weights])
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigError(f"the weights do not fit the run: {reason}") from error
@@ -153,13 +160,16 @@ def load_agent(
     return Agent(config, Actor(model, config, compiler), env, spec, place, trained)
 
 
-def _read_weights(run: Path, checkpoint: Path | None) -> tuple[dict[str, Tensor], Progress]:
-    """The model's weights, and how far they were trained. Raises ConfigError."""
+def _read_weights(
+    run: Path, checkpoint: Path | None
+) -> tuple[dict[EvalWeights, dict[str, Tensor]], Progress]:
+    """Each network's weights, and how far they were trained. Raises ConfigError."""
     if checkpoint is not None and not checkpoint.exists():
         raise ConfigError(f"checkpoint={checkpoint} does not exist")
     if checkpoint is not None and checkpoint.suffix != ".safetensors":
         unknown = Progress(FULLY_TRAINED_STEP, FULLY_TRAINED_STEP, None)
-        return read_weights(checkpoint)["model"], unknown
+        weights = read_weights(checkpoint)
+        return {"model": weights["model"], "target": weights["model_target"]}, unknown
     try:
         tree = read_latest(run) if checkpoint is None else load_tree(checkpoint)
     except CheckpointError as error:
@@ -168,4 +178,4 @@ def _read_weights(run: Path, checkpoint: Path | None) -> tuple[dict[str, Tensor]
         raise ConfigError(f"there is no checkpoint in {run / 'checkpoints'}")
     counters = tree["counters"]
     trained = Progress(counters["agent_step"], counters["update_step"], counters["env_step"])
-    return tree["model"], trained
+    return {"model": tree["model"], "target": tree["learner"]["target"]}, trained

@@ -264,9 +264,13 @@ class ReplayConfig(Section):
     horizon: Count
 
 
+EvalWeights = Literal["model", "target"]
+
+
 class EvaluationConfig(Section):
     eval_freq: Count
     eval_episodes: Count
+    eval_weights: EvalWeights
     save_video: bool
 
 

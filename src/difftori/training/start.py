@@ -175,6 +175,7 @@ def build_trainer(
         compute_device=device,
         generator=streams.replay,
     )
+    evaluates_target = config.evaluation.eval_weights == "target"
     plan_gradient = plan_gradient_way(
         config.plan_gradient,
         actor,
@@ -205,7 +206,7 @@ def build_trainer(
             max_failed_episodes=run.max_failed_episodes,
         ),
         evaluator=Evaluator(
-            actor,
+            Actor(learner.target, config, compiler) if evaluates_target else actor,
             spec,
             config.evaluation,
             make_env=new_env,

@@ -15,6 +15,7 @@ from difftori.config import ConfigError, one_line
 from difftori.envs import ControlEnv
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.key_types import CountOrZero, Section, number
+from difftori.sections import EvalWeights
 from difftori.training.evaluation import (
     FILM_FPS,
     Evaluation,
@@ -31,6 +32,7 @@ class ViewOptions(Section):
 
     run: Path
     checkpoint: Path | None
+    eval_weights: EvalWeights | None
     seed: CountOrZero
     plan_overlay: bool
     video_size: Annotated[int, number, Field(ge=16, le=1080)]
@@ -48,7 +50,7 @@ class ViewOptions(Section):
                 prepare_suite_rendering(read_config(self.run).get("suite", ""))
             except RuntimeError as error:
                 raise ConfigError(str(error)) from error
-        agent = load_agent(self.run, self.checkpoint, self.device)
+        agent = load_agent(self.run, self.checkpoint, self.device, self.eval_weights)
         if film:
             with closing(agent.make_control_env()) as env:
                 refuse_unless_filmed(env)
