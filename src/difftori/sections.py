@@ -265,6 +265,7 @@ class ReplayConfig(Section):
 
 
 EvalWeights = Literal["model", "target"]
+"""whose weights act in evaluations: the networks themselves or the target networks"""
 
 
 class EvaluationConfig(Section):

@@ -175,7 +175,6 @@ def build_trainer(
         compute_device=device,
         generator=streams.replay,
     )
-    evaluates_target = config.evaluation.eval_weights == "target"
     plan_gradient = plan_gradient_way(
         config.plan_gradient,
         actor,
@@ -184,6 +183,7 @@ def build_trainer(
         generator=streams.acting,
         max_nonfinite=run.max_nonfinite,
     )
+    evaluated = {"model": model, "target": learner.target}[config.evaluation.eval_weights]
     averages, ahead = Averages(), run.prefetch and device.type == "cuda"
     trainer = Trainer(
         config=config,
@@ -206,7 +206,7 @@ def build_trainer(
             max_failed_episodes=run.max_failed_episodes,
         ),
         evaluator=Evaluator(
-            Actor(learner.target, config, compiler) if evaluates_target else actor,
+            actor if evaluated is model else Actor(evaluated, config, compiler),
             spec,
             config.evaluation,
             make_env=new_env,
