@@ -145,6 +145,11 @@ def test_schedules(text: object, schedule: tuple[float, float, float]) -> None:
     assert change(std_schedule=text).actor.std_schedule == schedule
 
 
+def test_a_ramp_between_equal_numbers_is_constant() -> None:
+    schedule = Schedule(5, 5, 25_000)
+    assert {schedule(step) for step in range(25_001)} == {5}
+
+
 @pytest.mark.parametrize(
     "text",
     [

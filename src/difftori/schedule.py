@@ -15,6 +15,8 @@ class Schedule(NamedTuple):
     duration: float
 
     def __call__(self, step: int) -> float:
+        if self.start == self.end:  # mixing them would round
+            return self.start
         mix = min(max(step / self.duration, 0.0), 1.0) if self.duration else 1.0
         return (1 - mix) * self.start + mix * self.end
 

@@ -52,7 +52,7 @@ class Learner:
         self._generator = generator
         self._model_optimizer = GuardedAdam(model.model_parameters(), config.grad_clip_norm)
         self._policy_optimizer = GuardedAdam(model.policy_parameters(), config.grad_clip_norm)
-        self.nonfinite = NonFiniteCounter("the model update's gradient", max_nonfinite)
+        self.nonfinite = NonFiniteCounter("an update's gradient", max_nonfinite)
         coefficients = {
             "consistency_loss": config.consistency_coef,
             "reward_loss": config.reward_coef,

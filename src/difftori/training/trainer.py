@@ -132,8 +132,8 @@ class Trainer:
         counters = self.counters
         if counters.agent_step > counters.learned_through:
             counters.learned_through = counters.agent_step
-            for _ in range(self.config.run.updates_per_step):
-                self._update(counters.agent_step - 1, more=False)
+            for left in reversed(range(self.config.run.updates_per_step)):
+                self._update(counters.agent_step - 1, more=left > 0)
 
     def _keep(self, episode: OpenEpisode) -> None:
         counters = self.counters
