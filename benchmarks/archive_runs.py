@@ -10,6 +10,7 @@ was asked for, at which commit, what it cost, and how often the plan's gradient 
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def row(folder: Path) -> dict[str, Any]:
         "share_zero_gradients": None if zero is None else round(float(zero.mean()), 4),
         "threads": sessions[-1]["threads"],
         "device": sessions[-1]["device"],
-        "git_commit": sessions[-1]["git_commit"][:10],
+        "git_commit": (sessions[-1]["git_commit"] or "")[:10]
+        + "+" * bool(sessions[-1]["git_dirty"]),
         "command": "src/train.py " + " ".join(sessions[0]["overrides"] or []),
     }
 
@@ -43,13 +45,21 @@ def row(folder: Path) -> dict[str, Any]:
 def archive(places: list[Path], out: Path) -> pd.DataFrame:
     """Copy the finished runs below ``places``; returns the lines of all that ``out`` holds."""
     table = out / "runs.csv"
-    known = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=LABELS)
+    known = (
+        pd.read_csv(table, dtype=dict.fromkeys(LABELS[:-1], str))
+        if table.exists()
+        else pd.DataFrame(columns=LABELS)
+    )
     rows = []
     for status in sorted(path for place in places for path in place.rglob("status.json")):
-        if json.loads(status.read_text())["state"] != "done":
-            continue
         folder = status.parent
-        rows.append(row(folder))
+        try:
+            if json.loads(status.read_text())["state"] != "done":
+                continue
+            rows.append(row(folder))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            print(f"left out: {folder}: {error!r}", file=sys.stderr)
+            continue
         kept = out.joinpath(*(str(rows[-1][label]) for label in LABELS))
         kept.mkdir(parents=True, exist_ok=True)
         for name in ("eval.csv", "config.yaml"):

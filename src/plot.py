@@ -78,6 +78,8 @@ def _steps(text: str) -> tuple[int, ...]:
     units = {"k": 1_000, "M": 1_000_000}
     try:
         steps = [int(float(s.rstrip("kM")) * units.get(s[-1:], 1)) for s in text.split(",")]
+        if min(steps) <= 0:
+            raise ValueError
         return tuple(dict.fromkeys(steps))
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"expected env steps like 20k,50k, got '{text}'") from None

@@ -26,3 +26,18 @@ def test_published_names_are_checked_as_any_other(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         cli.refuse_unknown_words(cli.rename_tasks(["task=metaworld-drawer-opn"]))
     assert "did you mean mw-drawer-open" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "config_name", "told"),
+    [
+        (["-m", "run=logs"], "evaluate", "train.py alone"),
+        (["exp_name=a=b"], "default", "'exp_name=\"a=b\"'"),
+    ],
+)
+def test_refused_words_say_what_to_write(
+    words: list[str], config_name: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.refuse_unknown_words(words, config_name)
+    assert told in capsys.readouterr().err

@@ -75,7 +75,7 @@ def test_a_wrong_word_is_refused_before_anything_starts(
         (["horizon=40"], "horizon=40 needs episodes longer"),
         (["max_buffer_size=1000000000000"], "the replay buffer needs"),
         (["device=cuda:7"], "CUDA devices"),
-        (["start_from=nowhere.pt"], "nowhere.pt is not a file"),
+        (["start_from=nowhere.pt"], "nowhere.pt does not exist"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_before_anything_starts(

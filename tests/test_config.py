@@ -136,7 +136,7 @@ def test_an_unknown_key_like_no_other_names_where_all_are() -> None:
     [
         ("linear(1, 5, 25000)", (1, 5, 25000)),
         ("linear(0.5,0.05,1e3)", (0.5, 0.05, 1000)),
-        (" linear( -1 , +2.5 , 10 ) ", (-1, 2.5, 10)),
+        (" linear( 1 , +2.5 , 10 ) ", (1, 2.5, 10)),
         (3, (3, 3, 0)),
         (0.25, (0.25, 0.25, 0)),
     ],
@@ -160,6 +160,8 @@ def test_a_ramp_between_equal_numbers_is_constant() -> None:
         "1",
         "linear(__import__('os'),1,2)",
         "linear(nan, 2, 3)",
+        "linear(-1, 2, 3)",
+        -0.5,
         True,
         [1, 2],
         ["a", "b", "c"],

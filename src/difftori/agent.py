@@ -176,6 +176,8 @@ def _read_weights(
         raise ConfigError(str(error)) from error
     if tree is None:
         raise ConfigError(f"there is no checkpoint in {run / 'checkpoints'}")
+    if "counters" not in tree:
+        raise ConfigError(f"checkpoint={checkpoint} holds no agent: it is another file of a run")
     counters = tree["counters"]
     trained = Progress(counters["agent_step"], counters["update_step"], counters["env_step"])
     return {"model": tree["model"], "target": tree["learner"]["target"]}, trained

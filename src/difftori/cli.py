@@ -36,6 +36,8 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
             groups[group] = sorted(file.stem for file in path.glob("*.yaml"))
         keys |= config_keys() | groups.keys()
     options, more = get_args_parser().parse_known_args(arguments)
+    if options.multirun and config_name != "default":
+        fail("-m makes many runs, which is for train.py alone")
     for argument in [*options.overrides, *more]:
         word, equals, value = argument.partition("=")
         key = word.lstrip("+").partition("@")[0]
@@ -61,8 +63,13 @@ def _parse(argument: str) -> Override:
     except HydraException as error:
         reason = str(error).splitlines()[0].rstrip(".:")
         schedule = "linear(" in argument or "_schedule" in argument
-        hint = "; a schedule takes two pairs of quotes: 'KEY=\"linear(START, END, STEPS)\"'"
-        fail(f"cannot read {argument}: {reason}{hint if schedule else ''}")
+        key, _, value = argument.partition("=")
+        hint = ""
+        if schedule:
+            hint = "; a schedule takes two pairs of quotes: 'KEY=\"linear(START, END, STEPS)\"'"
+        elif "=" in value:
+            hint = f"; a value with = takes two pairs of quotes: '{key}=\"{value}\"'"
+        fail(f"cannot read {argument}: {reason}{hint}")
 
 
 def rename_tasks(arguments: Sequence[str]) -> list[str]:

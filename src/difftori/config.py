@@ -122,7 +122,9 @@ def from_hydra(cfg: DictConfig, *, check_devices: bool = True) -> Config:
     try:
         flat = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        reason = str(error).splitlines()[0]
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{key}: {reason}" if key else reason) from error
     assert isinstance(flat, dict)
     keys = {str(key): value for key, value in flat.items() if key != "hydra"}
     return from_flat(keys, check_devices=check_devices)

@@ -54,11 +54,17 @@ def _checked_schedule(start: float, end: float, duration: float) -> Schedule:
     return Schedule(start, end, duration)
 
 
+def _none_negative(schedule: Schedule) -> Schedule:
+    if min(schedule.start, schedule.end) < 0:
+        raise ValueError("expected a number of 0 or more, or linear(START, END, STEPS) of such")
+    return schedule
+
+
 def _all_positive(schedule: Schedule) -> Schedule:
     if min(schedule.start, schedule.end) <= 0:
         raise ValueError("expected a number above 0, or linear(START, END, STEPS) of such")
     return schedule
 
 
-ScheduleField = Annotated[Schedule, BeforeValidator(parse_schedule)]
+ScheduleField = Annotated[Schedule, BeforeValidator(parse_schedule), AfterValidator(_none_negative)]
 PositiveSchedule = Annotated[ScheduleField, AfterValidator(_all_positive)]

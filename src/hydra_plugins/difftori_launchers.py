@@ -76,5 +76,8 @@ class SlurmLauncher(LocalLauncher):
     def _run(self, jobs: Sequence["Job"], console: Any) -> int:
         from difftori.study.slurm import submit
 
-        submit(jobs, self.keys)
+        try:
+            submit(jobs, self.keys)
+        except RuntimeError as error:  # submitit's, where there is no Slurm
+            fail(str(error))
         return 0

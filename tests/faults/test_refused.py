@@ -69,3 +69,21 @@ def test_keys_that_may_differ_are_accepted(tmp_path: Path, short_run: Path) -> N
     changes = ("train_steps=256", "eval_episodes=3", "save_model=false", "max_nonfinite=7")
     assert run_debug(log_dir, *changes) == 0
     assert [r["episodes"] for r in records(run_folder(log_dir), "eval")] == [3]
+
+
+@pytest.mark.parametrize("keep", ["models", "status.json"])
+def test_a_finished_run_without_checkpoints_is_not_begun_again(
+    tmp_path: Path, short_run: Path, keep: str
+) -> None:
+    shutil.copytree(short_run, tmp_path, dirs_exist_ok=True)
+    folder = run_folder(tmp_path)
+    for path in (folder / "checkpoints").glob("*.safetensors"):
+        path.unlink()
+    if keep == "models":
+        (folder / "status.json").unlink()
+    else:
+        shutil.rmtree(folder / "models")
+    before = {path: path.read_bytes() for path in folder.glob("*.*")}
+    with pytest.raises(ConfigError, match="finished run without checkpoints"):
+        run_debug(tmp_path, ONE_EPISODE)
+    assert {path: path.read_bytes() for path in folder.glob("*.*")} == before

@@ -139,6 +139,20 @@ def test_lines_that_the_disk_spoiled_or_lost_stop_no_resume(
     assert "holds 6 records, the checkpoint knows 7" in caplog.messages[0]
 
 
+def test_evaluations_outlive_their_lost_records(tmp_path: Path) -> None:
+    """Those of the checkpoint's time: later ones take place again."""
+    metrics = Metrics(tmp_path)
+    for step in (0, 100, 200, 300):
+        metrics.log({"env_step": step, "episode_reward": float(step)}, "eval")
+    first = (tmp_path / "metrics.jsonl").read_text().splitlines()[0]
+    (tmp_path / "metrics.jsonl").write_text(first + "\n")
+    resumed = Metrics(tmp_path)
+    resumed.truncate(3, env_step=250)
+    resumed.log({"env_step": 300, "episode_reward": 7.0}, "eval")
+    rows = (tmp_path / "eval.csv").read_text().splitlines()[1:]
+    assert rows == ["0,0.0,", "100,100.0,", "200,200.0,", "300,7.0,"]
+
+
 def test_records_that_a_full_disk_refused_are_written_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

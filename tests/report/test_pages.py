@@ -43,6 +43,16 @@ def test_each_picture_has_its_numbers(tmp_path: Path) -> None:
     assert ours.loc[ours["task"] == "cup-catch", "mean"].tolist() == [0, 250, 500]
 
 
+def test_nothing_of_an_earlier_call_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out, runs = tmp_path / "out", study(tmp_path / "logs")
+    write_all(runs, out)
+    paths = write_all({run: name for run, name in runs.items() if "default" in str(run)}, out)
+    assert set(paths) == set(out.iterdir())
+    write_all(runs, out, at=(40,))
+    assert "no run was evaluated until 40 env steps" in caplog.text
+    assert not (out / f"returns-{NAME}.csv").exists()
+
+
 def test_tables_stand_at_the_steps_asked_for(tmp_path: Path) -> None:
     write_all(study(tmp_path / "logs"), tmp_path, at=(15, 20))
     table = pd.read_csv(tmp_path / f"returns-{NAME}.csv")

@@ -87,7 +87,7 @@ def test_a_killed_run_is_not_running(tmp_path: Path) -> None:
         ({"state": "done"}, "done", ""),
         ({"state": "failed", "reason": "NaN"}, "failed", "NaN"),
         ({"state": "stopped", "reason": "by SIGINT"}, "stopped", "by SIGINT"),
-        ({}, "stopped", "before it began"),
+        ({}, "stopped", "status.json cannot be read"),
     ],
 )
 def test_what_the_run_said_last(
@@ -175,3 +175,23 @@ def test_the_command_where_there_is_nothing(tmp_path: Path) -> None:
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
         assert str(place) in line
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("status.json", '{"state": "odd"}'),
+        ("status.json", '{"state": "running"}'),
+        (".queued", "[]"),
+        (".queued", '{"pid": 1}'),
+        ("config.yaml", "train_steps: abc"),
+    ],
+)
+def test_a_run_whose_files_hold_something_else_is_one_line(
+    tmp_path: Path, file: str, text: str
+) -> None:
+    folder = make_run(tmp_path)
+    (folder / file).write_text(text)
+    run = read_state(folder)
+    assert (run.state, run.reason[:25]) == ("failed", "its files cannot be read:")
+    show([run], tmp_path)

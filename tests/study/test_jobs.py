@@ -46,6 +46,11 @@ def test_runs_that_would_share_a_folder_are_refused() -> None:
     assert len(read_jobs(compose, told_apart, threads=1)) == 2
 
 
+def test_a_run_that_is_asked_for_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="asked for twice: seed=1"):
+        read_jobs(compose, [["seed=1"], ["seed=1"]], threads=1)
+
+
 def finish(job: Job) -> None:
     (job.folder / "models").mkdir(parents=True)
     (job.folder / "models" / "model.pt").touch()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from difftori.checkpoints.lock import run_lock
+from difftori.checkpoints.lock import HOLDER_FILE, run_lock
 from difftori.monitoring.console import Console
 from difftori.monitoring.status import read_status, write_status
 from difftori.report.run_state import read_state
@@ -113,12 +113,17 @@ def test_a_second_ctrl_c_ends_all_at_once(make_job: Callable[..., Job]) -> None:
     assert {read_status(folder)["state"] for folder in killed} == {"stopped"}
 
 
-def test_a_run_that_another_process_has_is_left_to_it(make_job: Callable[..., Job]) -> None:
+@pytest.mark.parametrize("holder", [str(os.getpid()), "?"])
+def test_a_run_that_another_process_has_is_left_to_it(
+    make_job: Callable[..., Job], holder: str
+) -> None:
     study = Scripts([make_job(0), make_job(1)], ["done", "done"])
     with run_lock(study.jobs[0].folder):
+        if holder == "?":  # a full disk did not take its name
+            (study.jobs[0].folder / HOLDER_FILE).unlink()
         outcomes = study.outcomes()
     assert [state for state, _ in outcomes] == ["running", "done"]
-    assert f"in process {os.getpid()} on " in outcomes[0][1]
+    assert f"in process {holder} on " in outcomes[0][1]
     assert not (study.jobs[0].folder / "console.log").exists()
 
 

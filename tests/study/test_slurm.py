@@ -66,6 +66,11 @@ def test_only_a_run_that_saved_waits_for_the_end_of_its_job(
     assert (ended, bool(waited)) == (code, waits)
 
 
+def test_a_requeued_run_goes_on_whatever_was_asked_of_it_first(tmp_path: Path) -> None:
+    again = slurm.SlurmRun(("resume=false", "overwrite=true"), tmp_path).checkpoint().function
+    assert again.overrides[-2:] == ("resume=true", "overwrite=false")
+
+
 def test_what_is_in_the_queue_already_is_not_submitted_again(
     make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -42,3 +42,24 @@ def test_a_short_episode_can_be_drawn_if_it_may_end(can_terminate: bool, fits: b
     else:
         with pytest.raises(ConfigError, match="max_buffer_size=100 is too small"):
             check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({"seed_steps": 64}, "nothing will be learned: seed_steps=64 agent steps"),
+        (
+            {"seed_steps": 8, "theseus_start_step": 64},
+            "no trajectory will be optimized: theseus_start_step=64",
+        ),
+        ({"seed_steps": 8, "theseus_start_step": 16}, None),
+    ],
+)
+def test_what_would_begin_after_the_end_is_said(
+    changes: dict[str, int], warning: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config("mode=back_plan", train_steps=64 * tiny_spec().action_repeat, **changes)
+    announce(config, tiny_spec(), torch.device("cpu"), tiny_model(config))
+    warnings = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warnings) == (warning is not None)
+    assert warning is None or warning in warnings[0]

@@ -14,6 +14,7 @@ from difftori.checkpoints.store import CheckpointStore
 from difftori.checkpoints.tree_file import CheckpointError, CheckpointWriteError
 from difftori.config import ConfigError, from_flat, plain_defaults
 from difftori.replay import ReplayBuffer
+from difftori.schedule import Schedule
 from difftori.types import EnvSpec
 
 FORMAT = 4
@@ -154,8 +155,15 @@ def other_settings(tree: dict[str, Any], config: dict[str, Any]) -> str:
         return str(error)
     now, stored = _identity(config), _identity(before.flat())
     return ", ".join(
-        f"{key} {stored[key]} (now {now[key]})" for key in sorted(now) if stored[key] != now[key]
+        f"{key} {_shown(stored[key])} (now {_shown(now[key])})"
+        for key in sorted(now)
+        if stored[key] != now[key]
     )
+
+
+def _shown(value: Any) -> Any:
+    """A schedule as one writes it; anything else as it is."""
+    return Schedule(*value) if isinstance(value, list) and len(value) == 3 else value
 
 
 def read_latest(folder: Path) -> dict[str, Any] | None:

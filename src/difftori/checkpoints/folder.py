@@ -8,7 +8,7 @@ import yaml
 
 from difftori.checkpoints.lock import HOLDER_FILE, LOCK_FILE
 from difftori.config import ConfigError
-from difftori.monitoring.status import CONSOLE_FILE, QUEUED_FILE
+from difftori.monitoring.status import CONSOLE_FILE, QUEUED_FILE, read_status
 from difftori.sections import RunConfig
 
 KEPT = (LOCK_FILE, HOLDER_FILE, QUEUED_FILE, CONSOLE_FILE)
@@ -37,14 +37,17 @@ def read_config(folder: Path) -> dict[str, Any]:
 def plan_for(run: RunConfig) -> Plan:
     """What a command would do with what is in its folder; looks, and changes nothing."""
     folder = run.folder
-    saved = (folder / "checkpoints").exists()
+    saved = any((folder / "checkpoints").glob("step_*"))
     if not saved and not (folder / "metrics.jsonl").exists():
         return "free"
     if not run.resume:
         return "overwrite" if run.overwrite else "refuse"
     if saved:
         return "resume"
-    return "refuse finished" if (folder / "models" / "model.pt").exists() else "restart"
+    finished = (folder / "models" / "model.pt").exists() or read_status(folder).get(
+        "state"
+    ) == "done"
+    return "refuse finished" if finished else "restart"
 
 
 def refuse_to_touch(run: RunConfig) -> None:

@@ -32,6 +32,8 @@ def load_published(path: Path, model: WorldModel, learner: Learner) -> None:
 
 def read_weights(path: Path) -> dict[str, Any]:
     """The file's content; nothing but tensors and plain data is loaded. Raises ConfigError."""
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for files that are not its own

@@ -82,8 +82,10 @@ class Metrics:
         """Of both categories. A length in bytes would differ with each wall-clock value."""
         return len(self._lines)
 
-    def truncate(self, records: int) -> None:
-        """Cut the files to the records that the checkpoint knows; warn where some are missing.
+    def truncate(self, records: int, env_step: int = 0) -> None:
+        """Cut the files to the records that the checkpoint of ``env_step`` knows.
+
+        Warns where some are missing; ``eval.csv`` then keeps what it has of that time.
 
         Raises OSError if a file is there and cannot be read.
         """
@@ -95,14 +97,16 @@ class Metrics:
                 f"{self._path} holds {len(self._lines)} records, the checkpoint knows {records}: "
                 "the missing ones are lost, the run goes on"
             )
+            self._eval_rows = self._whole_rows(env_step)
         for line in self._lines:
             # a line that the disk spoiled must not stop a resume
             with suppress(ValueError, KeyError, TypeError, AttributeError):
                 record = json.loads(line)
                 category = record.pop("category")
                 self._last[category] = record
-                if category == "eval":
-                    self._eval_rows.append(_csv_row(record))
+                row = _csv_row(record) if category == "eval" else None
+                if row is not None and row not in self._eval_rows:
+                    self._eval_rows.append(row)
         if text:
             self._is_whole = False
             self._write()
@@ -131,6 +135,16 @@ class Metrics:
         except OSError as error:
             self._is_whole = False
             logger.warning(f"{self._path} was not written: {error.strerror}; tried again later")
+
+    def _whole_rows(self, env_step: int) -> list[str]:
+        """Those that ``eval.csv`` has until an env step; empty if it cannot be read."""
+        try:
+            text = self._eval_path.read_text(errors="replace")
+        except OSError:
+            return []
+        # the first line names the columns, and what follows the last line end is not whole
+        steps = [(row, row.partition(",")[0]) for row in text.split("\n")[1:-1]]
+        return [row for row, step in steps if step.isdigit() and int(step) <= env_step]
 
     def _write_evaluations(self) -> None:
         rows = [",".join(EVAL_COLUMNS), *self._eval_rows]

@@ -91,9 +91,16 @@ def _write_comparison(
         if len(table):
             paths.append(out / f"{kind}-{comparison.name}.csv")
             table.to_csv(paths[-1], index=False, float_format="%.6g")
+    if at and not len(written["returns"]):
+        logger.warning(f"{comparison.name}: no run was evaluated until {min(at):,} env steps")
     paths.append(out / f"returns-{comparison.name}.md")
     page = _page(comparison, metric, written["returns"], written["improvement"])
     paths[-1].write_text(page, encoding="utf-8")
+    for kind in written:  # what an earlier call left, of runs that are not compared now
+        for suffix in ("csv", "png", "pdf"):
+            path = out / f"{kind}-{comparison.name}.{suffix}"
+            if path not in paths:
+                path.unlink(missing_ok=True)
     return paths
 
 

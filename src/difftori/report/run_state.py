@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.lock import holder_of
 from difftori.config import ConfigError
-from difftori.monitoring.status import QUEUED_FILE, read_status
+from difftori.monitoring.status import QUEUED_FILE, describe, read_status
 from difftori.report.folders import last_record, latest_records
 
 State = Literal["running", "waiting", "stopped", "failed", "done"]
@@ -38,12 +38,25 @@ class RunState:
 
 
 def read_state(folder: Path, slurm_jobs: Mapping[str, str] | None = None) -> RunState:
-    """How far the run in ``folder`` is; ``slurm_jobs`` is what ``listed_slurm_jobs`` gave."""
-    state, reason = _state(folder, slurm_jobs or {})
+    """How far the run in ``folder`` is; ``slurm_jobs`` is what ``listed_slurm_jobs`` gave.
+
+    A run whose files hold something else counts as failed, and says so.
+    """
+    try:
+        return _read_state(folder, slurm_jobs or {})
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = f"its files cannot be read: {describe(error)}"
+        return RunState(folder, "failed", reason, 0, None, None, None)
+
+
+def _read_state(folder: Path, slurm_jobs: Mapping[str, str]) -> RunState:
+    state, reason = _state(folder, slurm_jobs)
     try:
         total = read_config(folder).get("train_steps")
     except ConfigError:
         total = _read_queued(folder).get("train_steps")
+    if not isinstance(total, int | None):
+        raise TypeError(f"train_steps is {total!r}")
     scored = last_record(folder, "eval") or last_record(folder, "train")
     # where it began or ended may come after its last record
     steps = [last_record(folder).get("env_step"), read_status(folder).get("env_step")]
@@ -88,7 +101,11 @@ def _state(folder: Path, slurm_jobs: Mapping[str, str]) -> tuple[State, str]:
     if said == "running":
         killed = "killed: process {pid} on {host} is gone; the same command resumes"
         return "failed", killed.format(**status)
-    return said or "stopped", reason if said else "before it began"
+    if said is None:
+        return "stopped", "status.json cannot be read" if last_record(folder) else "before it began"
+    if said not in get_args(State):
+        raise ValueError(f"status.json says {said!r}")
+    return said, reason
 
 
 def _may_begin(queued: Mapping[str, Any]) -> bool:

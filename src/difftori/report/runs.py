@@ -16,6 +16,8 @@ from difftori.report.folders import RunFolderError
 
 KEYS = ("task", "modality", "mode", "exp_name", "seed", "train_steps", "eval_freq")
 """of a config, what a run cannot do without"""
+WHOLE = {"seed": 0, "train_steps": 1, "eval_freq": 1}
+"""of these, the whole numbers, and the least that each can be"""
 COLUMNS = ["env_step", "episode_reward", "episode_success"]
 
 
@@ -59,11 +61,18 @@ def read_run(folder: Path, label: str = "") -> Run:
     lacking = [name for name in KEYS if config.get(name) is None]
     if lacking:
         raise RunFolderError(f"{folder / 'config.yaml'} lacks {', '.join(lacking)}")
+    wrong = [name for name, least in WHOLE.items() if not _is_whole(config[name], least)]
+    if wrong:
+        raise RunFolderError(f"{folder / 'config.yaml'} has no whole number for {', '.join(wrong)}")
     try:
         evaluations = _read_evaluations(folder / "eval.csv", config["eval_freq"])
     except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(f"{folder / 'eval.csv'} cannot be read: {error}") from error
     return Run(folder, label, config, evaluations, _read_versions(folder / "provenance.json"))
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and value >= least
 
 
 def _read_evaluations(path: Path, eval_freq: int) -> pd.DataFrame:

@@ -61,7 +61,9 @@ def read_jobs(
         job = Job(overrides, config)
         other = jobs.setdefault(job.folder, job)
         if other is not job:
-            differing = sorted(set(overrides) - set(other.overrides)) or ["KEY"]
+            differing = sorted(set(overrides) - set(other.overrides))
+            if not differing:
+                raise ConfigError(f"the same run is asked for twice: {' '.join(given)}")
             key = differing[0].partition("=")[0]
             raise ConfigError(
                 f"two runs would share the folder {job.folder}; let exp_name tell them apart, as "

@@ -48,8 +48,9 @@ class SlurmRun:
                 raise
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What runs after a requeue: the same again."""
-        return submitit.helpers.DelayedSubmission(self)
+        """What runs after a requeue: the same, which goes on and overwrites nothing."""
+        overrides = (*self.overrides, "resume=true", "overwrite=false")
+        return submitit.helpers.DelayedSubmission(SlurmRun(overrides, self.log))
 
 
 def print_to(path: Path) -> None:

@@ -52,6 +52,7 @@ def announce(
         f"on disk, with three checkpoints: up to {decimal(disk)}"
     )
     logger.info(f"run folder: {run.folder}")
+    _warn_of_what_comes_too_late(config, spec)
     # where episodes may end, their last steps can begin a sequence too
     too_late = 0 if spec.can_terminate else config.replay.horizon
     fitting = capacity // spec.episode_length * (spec.episode_length - too_late)
@@ -66,6 +67,21 @@ def announce(
         raise ConfigError(
             f"the replay buffer needs {decimal(need)}, and {place} has "
             f"{decimal(room)} free; lower max_buffer_size or train_steps"
+        )
+
+
+def _warn_of_what_comes_too_late(config: Config, spec: EnvSpec) -> None:
+    run, actor = config.run, config.actor
+    agent_steps = run.train_steps / spec.action_repeat
+    if run.seed_steps >= agent_steps:
+        logger.warning(
+            f"nothing will be learned: seed_steps={run.seed_steps:,} agent steps of random actions "
+            f"are all of the run's {agent_steps:,.0f}"
+        )
+    elif actor.planner != actor.warmup_planner and actor.planner_start_step >= agent_steps:
+        logger.warning(
+            f"no trajectory will be optimized: theseus_start_step={actor.planner_start_step:,}, "
+            f"and the run has {agent_steps:,.0f} agent steps"
         )
 
 

@@ -109,12 +109,14 @@ def _run(config: Config, console: Console, signals: StopSignals) -> int:
         trainer.run()
         reason = "the disk did not take models/model.pt"
         if not config.run.save_model or _save_model(trainer, config, metrics):
-            logger.info(f"done: {config.run.train_steps:,} env steps, everything in {folder}")
+            at = trainer.counters.env_step
+            logger.info(f"done: {at:,} env steps, everything in {folder}")
             code, state, reason = 0, "done", ""
     except StopRequested as request:
         where = "from here" if request.saved else "from its last checkpoint"
         saved = "and saved" if request.saved else "but could not save"
-        logger.info(f"stopped by {request} {saved}; the same command goes on {where}")
+        same = "the same command" + ("" if config.run.resume else " with resume=true")
+        logger.info(f"stopped by {request} {saved}; {same} goes on {where}")
         code, state, reason = RESUME_EXIT_CODE, "stopped", f"by {request}, {saved}"
     except (NotFiniteError, EpisodeFailedError, CheckpointError) as error:
         logger.error(f"{error}; what was saved before is intact in {folder / 'checkpoints'}")

@@ -266,7 +266,7 @@ class Trainer:
         self.collector.load_state_dict(state["collector"])
         self._last_episode = dict(state["last_episode"])
         self.averages.load_state_dict(state["averages"])
-        self.metrics.truncate(state["metrics"]["metrics_records"])
+        self.metrics.truncate(state["metrics"]["metrics_records"], self.counters.env_step)
         self._earlier_seconds = self.metrics.elapsed_seconds
 
     def weights(self) -> dict[str, dict[str, torch.Tensor]]:
