@@ -136,7 +136,7 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("lr=0.5", "exp_name=other"), "ok", "free"),
         (("resume=false",), "fix", "another exp_name"),
         (("lr=0.5", "resume=false", "overwrite=true"), "note", "overwrite"),
-        (("exp_name=killed",), "ok", "resume"),
+        (("exp_name=killed",), "ok", "free"),
     ],
 )
 def test_a_run_that_is_there(

@@ -134,7 +134,7 @@ def check_rendering(config: "Config", report: Report) -> bool:
         report.line("ok", "rendering", "as the environment does it")
         return True
     try:
-        report.line("ok", "rendering", prepare_rendering() or "on the display")
+        report.line("ok", "rendering", prepare_rendering())
     except RuntimeError as error:
         use = "" if needed else " (only pixels and videos need it)"
         report.line("fix" if needed else "note", "rendering", f"{error}{use}")

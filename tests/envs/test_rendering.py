@@ -55,13 +55,14 @@ def test_a_users_choice_is_respected_without_trying(
     assert headless == []
 
 
-def test_a_display_leaves_the_choice_to_mujoco(
-    headless: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("working", "platform"), [("glfw", None), ("egl", "egl")])
+def test_a_display_is_used_if_it_works(
+    headless: list[str], monkeypatch: pytest.MonkeyPatch, working: str, platform: str | None
 ) -> None:
     monkeypatch.setenv("DISPLAY", ":0")
-    assert backends.prepare_rendering() == ""
-    assert "MUJOCO_GL" not in os.environ
-    assert headless == []
+    monkeypatch.setattr(backends, "_renders", lambda backend: backend == working)
+    assert backends.prepare_rendering() == os.environ["MUJOCO_GL"] == working
+    assert os.environ.get("PYOPENGL_PLATFORM") == platform
 
 
 def test_the_first_backend_that_works_is_remembered(

@@ -33,10 +33,10 @@ _PROBE_TIMEOUT_SECONDS = 120
 def prepare_rendering() -> str:
     """Make sure that images can be rendered in this process; returns the backend's name.
 
-    ``MUJOCO_GL`` is respected if it is set. Otherwise, on Linux without a display, EGL and then
-    OSMesa are tried by rendering a frame, and the first that works is stored in ``MUJOCO_GL``
-    and ``PYOPENGL_PLATFORM``, for this process and those that it starts. With a display the
-    choice is left to MuJoCo (``""``). The second call is free.
+    ``MUJOCO_GL`` is respected if it is set. Otherwise a frame is rendered with GLFW, if there is a
+    display, with EGL and with OSMesa, and the first that works is stored in ``MUJOCO_GL`` and, but
+    for GLFW, ``PYOPENGL_PLATFORM``, for this process and those that it starts. The second call is
+    free.
 
     Raises:
         RuntimeError: nothing works, or rendering has been switched off.
@@ -44,8 +44,6 @@ def prepare_rendering() -> str:
     check_rendering()
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     if not chosen:
-        if not is_headless():
-            return ""
         chosen = _first_working_backend()
         os.environ["MUJOCO_GL"] = chosen
     if chosen in HEADLESS_BACKENDS:
@@ -119,17 +117,20 @@ def is_headless() -> bool:
 
 
 def _first_working_backend() -> str:
-    for backend in HEADLESS_BACKENDS:
+    # DISPLAY may name one that is gone, as in a terminal that outlives its connection
+    for backend in HEADLESS_BACKENDS if is_headless() else ("glfw", *HEADLESS_BACKENDS):
         if _renders(backend):
             return backend
     raise RuntimeError(
-        "Cannot render: this machine has no display and neither EGL nor OSMesa works; install "
+        "Cannot render: there is no display that works, and neither EGL nor OSMesa does; install "
         "the Debian packages libegl1 and libgl1-mesa-dri (EGL), or libosmesa6 (OSMesa)."
     )
 
 
 def _renders(backend: str) -> bool:
-    environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+    environment = os.environ | {"MUJOCO_GL": backend}
+    if backend in HEADLESS_BACKENDS:
+        environment["PYOPENGL_PLATFORM"] = backend
     try:
         probe = subprocess.run(
             [sys.executable, "-c", _PROBE],
