@@ -36,7 +36,7 @@ class PlanGradientWay:
         return {}
 
     def after_episode(self, agent_step: int) -> dict[str, float]:
-        """The episode came to its end."""
+        """The episode came to its end, and updates follow."""
         return {}
 
     def discard(self) -> None:

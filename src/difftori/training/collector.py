@@ -28,8 +28,8 @@ class EpisodeFailedError(RuntimeError):
 class Collector:
     """Owns the training environment and the episode that is open in it.
 
-    It asks the mode's way of using the plan's gradient at its three points. The run stops after
-    ``max_nonfinite`` non-finite plans, or ``max_failed_episodes`` failed episodes, in a row.
+    It hands the mode's way of using the plan's gradient each plan and each step. The run stops
+    after ``max_nonfinite`` non-finite plans, or ``max_failed_episodes`` failed episodes, in a row.
     """
 
     actor: Actor
@@ -94,7 +94,6 @@ class Collector:
         if not (terminated or truncated):
             return None
         self.open = None
-        self.averages.add(self.plan_gradient.after_episode(counters.agent_step))
         return episode
 
     def drop(self, counters: Counters, error: EpisodeFailedError) -> None:

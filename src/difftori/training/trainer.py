@@ -109,6 +109,8 @@ class Trainer:
     def _act_episode(self) -> None:
         counters, collector = self.counters, self.collector
         is_open = collector.open is not None
+        if self.config.run.update_within_episode and not is_open:
+            self._apply_plan_gradient()  # of the episode before
         start = counters.episode_start_step if is_open else counters.agent_step
         name = "acting" if collector.is_planned(start) else "acting at random"
         self.console.phase(name, self.spec.episode_length)
@@ -135,8 +137,14 @@ class Trainer:
             for left in reversed(range(self.config.run.updates_per_step)):
                 self._update(counters.agent_step - 1, more=left > 0)
 
+    def _apply_plan_gradient(self) -> None:
+        """Where updates follow at once: one such step alone may spoil the model for a while."""
+        self.averages.add(self.plan_gradient.after_episode(self.counters.agent_step))
+
     def _keep(self, episode: OpenEpisode) -> None:
         counters = self.counters
+        if not self.config.run.update_within_episode:
+            self._apply_plan_gradient()
         finished = episode.finish(self.spec)
         self.buffer.add(finished)
         self.model.observe(torch.from_numpy(finished.obs), torch.from_numpy(finished.reward))
