@@ -142,6 +142,17 @@ def test_a_run_from_pixels(tmp_path: Path) -> None:
     assert load_tree(last)["counters"]["update"] == 48
 
 
+@pytest.mark.parametrize("within", [False, True])
+def test_the_plans_gradient_is_applied_where_updates_follow(tmp_path: Path, within: bool) -> None:
+    """Within episodes, not before the last evaluation: that of the last episode is never applied."""
+    assert run_debug(tmp_path, "mode=back_plan", f"update_within_episode={within}") == 0
+    (*_, last) = sorted((run_folder(tmp_path) / "checkpoints").glob("step_*"))
+    waiting = load_tree(last)["plan_gradient"]["gradient"]
+    assert (waiting is not None) is within
+    steps = [r for r in records(run_folder(tmp_path), "train") if "grad_norm_a" in r]
+    assert [r["episode"] for r in steps] == ([4] if within else [3, 4])
+
+
 def test_a_checkpoint_that_is_due_does_not_wait_for_the_episodes_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
