@@ -144,7 +144,7 @@ def test_a_run_from_pixels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("within", [False, True])
 def test_the_plans_gradient_is_applied_where_updates_follow(tmp_path: Path, within: bool) -> None:
-    """Within episodes, not before the last evaluation: that of the last episode is never applied."""
+    """Within episodes it is that of the episode before; that of the last one is never applied."""
     assert run_debug(tmp_path, "mode=back_plan", f"update_within_episode={within}") == 0
     (*_, last) = sorted((run_folder(tmp_path) / "checkpoints").glob("step_*"))
     waiting = load_tree(last)["plan_gradient"]["gradient"]

@@ -1,0 +1,29 @@
+"""The benchmark of one step of the plan's gradient, on a run of seconds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from difftori.config import CONFIG_DIR
+from runs import fingerprint, run_debug, run_folder
+
+SCRIPT = CONFIG_DIR.parent / "benchmarks" / "gradient_step.py"
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_a_run_is_scored_before_and_after(tmp_path: Path, within: bool) -> None:
+    assert run_debug(tmp_path, "mode=back_plan", f"update_within_episode={within}") == 0
+    folder = run_folder(tmp_path)
+    before = fingerprint(folder)
+    command = [sys.executable, SCRIPT, folder, "--episodes", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert fingerprint(folder) == before
+    if not within:
+        assert (done.returncode, "no gradient waits" in done.stderr) == (2, True)
+        return
+    assert (done.returncode, done.stderr) == (0, "")
+    numbers = done.stdout.splitlines()[-1].split(" | ")[1:]
+    assert len(numbers) == 7
+    assert len(set(numbers)) > 1
