@@ -182,7 +182,6 @@ def test_the_command_where_there_is_nothing(tmp_path: Path) -> None:
     [
         ("status.json", '{"state": "odd"}'),
         ("status.json", '{"state": "running"}'),
-        (".queued", "[]"),
         (".queued", '{"pid": 1}'),
         ("config.yaml", "train_steps: abc"),
     ],

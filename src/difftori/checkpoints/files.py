@@ -1,7 +1,9 @@
 """Files of a run's folder: where one is, and how one is written whole or not at all."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 UNFINISHED = ".unfinished"
 """what ``write_durably`` leaves in a folder if it is killed; the next write there replaces it"""
@@ -40,3 +42,12 @@ def write_durably(path: Path, content: bytes | bytearray) -> None:
 def eval_video_path(run_folder: Path, env_step: int) -> Path:
     """Where a training run keeps the film of its evaluation at ``env_step``."""
     return run_folder / "videos" / f"eval_{env_step:09d}.mp4"
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if it cannot be read or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

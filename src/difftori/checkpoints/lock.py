@@ -12,6 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from difftori.checkpoints.files import read_object
+
 LOCK_FILE = ".lock"
 HOLDER_FILE = ".lock.json"
 WAIT_SECONDS = 1.0
@@ -74,8 +76,5 @@ def _is_locked(path: Path) -> bool:
 
 
 def _read_holder(folder: Path) -> dict[str, Any]:
-    try:
-        holder = json.loads((folder / HOLDER_FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return holder if isinstance(holder, dict) and "pid" in holder else {}
+    holder = read_object(folder / HOLDER_FILE)
+    return holder if "pid" in holder else {}

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from difftori.checkpoints.files import write_bytes
+from difftori.checkpoints.files import read_object, write_bytes
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FILE_NAME = "status.json"
@@ -56,11 +56,7 @@ def clear_queued(folder: Path) -> None:
 
 def read_status(folder: Path) -> Mapping[str, Any]:
     """What the run said last; empty if it said nothing that can be read."""
-    try:
-        status = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return status if isinstance(status, dict) else {}
+    return read_object(folder / FILE_NAME)
 
 
 def describe(error: BaseException) -> str:

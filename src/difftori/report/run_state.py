@@ -1,6 +1,5 @@
 """Where each run below a folder stands, also while it goes on; nothing here changes it."""
 
-import json
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from difftori.checkpoints.files import read_object
 from difftori.checkpoints.folder import read_config
 from difftori.checkpoints.lock import holder_of
 from difftori.config import ConfigError
@@ -54,7 +54,7 @@ def _read_state(folder: Path, slurm_jobs: Mapping[str, str]) -> RunState:
     try:
         total = read_config(folder).get("train_steps")
     except ConfigError:
-        total = _read_queued(folder).get("train_steps")
+        total = read_object(folder / QUEUED_FILE).get("train_steps")
     if not isinstance(total, int | None):
         raise TypeError(f"train_steps is {total!r}")
     scored = last_record(folder, "eval") or last_record(folder, "train")
@@ -73,7 +73,7 @@ def _read_state(folder: Path, slurm_jobs: Mapping[str, str]) -> RunState:
 
 def slurm_job_of(folder: Path) -> str:
     """Id of the job that the run waits for, or was last in; empty if there was none."""
-    job = _read_queued(folder).get("slurm_job") or read_status(folder).get("slurm_job")
+    job = read_object(folder / QUEUED_FILE).get("slurm_job") or read_status(folder).get("slurm_job")
     return str(job or "")
 
 
@@ -88,7 +88,7 @@ def listed_slurm_jobs() -> dict[str, str] | None:
 
 
 def _state(folder: Path, slurm_jobs: Mapping[str, str]) -> tuple[State, str]:
-    status, queued = read_status(folder), _read_queued(folder)
+    status, queued = read_status(folder), read_object(folder / QUEUED_FILE)
     said, reason = status.get("state"), str(status.get("reason") or "")
     if holder_of(folder) is not None:
         return "running", ""
@@ -123,11 +123,3 @@ def _left_seconds(folder: Path, total: int) -> float | None:
         last["env_step"] - first["env_step"]
     )
     return max(0.0, (total - last["env_step"]) * pace)
-
-
-def _read_queued(folder: Path) -> dict[str, Any]:
-    try:
-        note: dict[str, Any] = json.loads((folder / QUEUED_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return note
