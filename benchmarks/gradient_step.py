@@ -3,8 +3,9 @@
     python benchmarks/gradient_step.py logs/cheetah-run/state/back_plan/tuned/1
 
 With ``mode=back_plan agent=tuned`` the last checkpoint of a run holds the gradient of its last
-episode, which waits for the next one. Here it is applied to a copy of the run, and the copy is then
-trained with updates alone. The returns are of the same episodes each time.
+episode, which waits for the next one. Here a copy of the run takes that step, and is then trained
+with updates alone; another copy takes the same updates without the step. The returns are of the
+same episodes each time.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from contextlib import closing
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -61,23 +63,22 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10, metavar="N", help="of each number")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    after = [f"{count} updates" for count in UPDATES]
-    print(f"| run | before | {' | '.join(['right after it', *after[1:]])} |")
-    print(f"| --- {'| ---: ' * (1 + len(UPDATES))}|")
-    for run in arguments.runs:
+    print(f"| updates | {' | '.join(map(str, UPDATES))} |")
+    print(f"| --- {'| ---: ' * len(UPDATES)}|")
+    for run, step in product(arguments.runs, (False, True)):
         with tempfile.TemporaryDirectory() as folder, closing(copy_of(run, folder)) as trainer:
             state = trainer.plan_gradient.state_dict()
             if not state or state["gradient"] is None:
                 parser.error(f"{run}: no gradient waits there; see --help")
-            cells = [score(trainer, arguments.episodes)]
-            trainer._apply_plan_gradient()
-            done = 0
-            for count in UPDATES:
-                for _ in range(count - done):
+            if step:
+                trainer._apply_plan_gradient()
+            cells = []
+            for before, count in pairwise((0, *UPDATES)):
+                for _ in range(count - before):
                     trainer._update(trainer.counters.agent_step - 1, more=False)
-                done = count
                 cells.append(score(trainer, arguments.episodes))
-        print(f"| {run} | {' | '.join(cells)} |", flush=True)
+        name = f"{run}, {'after' if step else 'without'} the step"
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

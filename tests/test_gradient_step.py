@@ -24,6 +24,7 @@ def test_a_run_is_scored_before_and_after(tmp_path: Path, within: bool) -> None:
         assert (done.returncode, "no gradient waits" in done.stderr) == (2, True)
         return
     assert (done.returncode, done.stderr) == (0, "")
-    numbers = done.stdout.splitlines()[-1].split(" | ")[1:]
-    assert len(numbers) == 7
-    assert len(set(numbers)) > 1
+    without, after = (line.split(" | ")[1:] for line in done.stdout.splitlines()[-2:])
+    assert len(without) == len(after) == 6
+    assert without[0] != after[0]
+    assert len(set(without)) > 1
