@@ -1,6 +1,5 @@
 """A run's agent from its files, as another program uses it."""
 
-import csv
 import os
 import subprocess
 import sys
@@ -15,17 +14,16 @@ from difftori.agent import Agent
 from difftori.checkpoints.checkpoint import read_latest
 from difftori.config import ConfigError
 from difftori.training.evaluation import evaluate
-from difftori.training.seeding import derive_seed
 from runs import run_debug, run_folder
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 POINT = ("suite=integrator", "domain=point-2d", "domain_task=16-steps")
 
 
-def trained(logs: Path, mode: str, *keys: str) -> Path:
+def trained(logs: Path, mode: str) -> Path:
     """A finished run; its episodes have 16 env steps, 6 agent steps."""
     repeat = ("action_repeat=3", "episode_length=16", "train_steps=64", "eval_freq=64")
-    assert run_debug(logs, f"mode={mode}", *POINT, *repeat, *keys) == 0
+    assert run_debug(logs, f"mode={mode}", *POINT, *repeat) == 0
     return run_folder(logs)
 
 
@@ -62,40 +60,6 @@ def test_it_acts_as_in_an_evaluation(tmp_path: Path, mode: str) -> None:
     # the second episode begins without the first one's plan and noise
     assert [episode_reward(agent, 5) for _ in range(2)] == [*scored.rewards] * 2
     assert episode_reward(agent, 6) != scored.rewards[0]
-
-
-@pytest.mark.parametrize("eval_weights", ["model", "target"])
-def test_it_acts_with_what_the_runs_evaluations_act_with(tmp_path: Path, eval_weights: str) -> None:
-    run = trained(tmp_path, "back_plan", f"eval_weights={eval_weights}")
-    (*_, last) = csv.DictReader((run / "eval.csv").open())
-    tree, rewards = read_latest(run), {}
-    for weights in (None, "model", "target"):
-        agent = load_agent(run, device="cpu", eval_weights=weights)
-        seeds = [
-            derive_seed(agent.config.run.seed, "evaluation", tree["counters"]["episode"], i)
-            for i in range(agent.config.evaluation.eval_episodes)
-        ]
-        scored = evaluate(
-            agent.actor,
-            [agent.make_control_env() for _ in seeds],
-            seeds=seeds,
-            agent_step=agent.trained.agent_step,
-            update_step=agent.trained.update_step,
-            device=agent.device,
-        )
-        rewards[weights] = scored.mean_reward
-    assert rewards[None] == rewards[eval_weights] == float(last["episode_reward"])
-    assert rewards["model"] != rewards["target"]
-
-
-def test_a_file_of_weights_has_both_networks(tmp_path: Path) -> None:
-    run = trained(tmp_path, "back_plan", "theseus_start_step=0", "horizon_schedule=2")
-    weights = run / "models" / "model.pt"
-    for eval_weights in ("model", "target"):
-        agents = [load_agent(run, file, "cpu", eval_weights) for file in (None, weights)]
-        obs, _ = agents[0].make_env().reset(seed=0)
-        first, second = (agent.act(obs) for agent in agents)
-        np.testing.assert_array_equal(first, second)
 
 
 def test_its_env_step_counts_the_steps_taken(run: Path) -> None:

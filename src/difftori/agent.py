@@ -34,7 +34,6 @@ from difftori.envs import ControlEnv, make_env
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
-from difftori.sections import EvalWeights
 from difftori.training.seeding import generator
 from difftori.types import EnvSpec
 
@@ -117,10 +116,7 @@ class Agent:
 
 
 def load_agent(
-    run: str | Path,
-    checkpoint: str | Path | None = None,
-    device: str = "auto",
-    eval_weights: EvalWeights | None = None,
+    run: str | Path, checkpoint: str | Path | None = None, device: str = "auto"
 ) -> Agent:
     """The agent of the run in the folder ``run``.
 
@@ -130,17 +126,14 @@ def load_agent(
     Args:
         checkpoint: a checkpoint or a ``model.pt``; None takes the run's latest checkpoint.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        eval_weights: ``model`` or ``target`` acts; None takes what the run's evaluations take.
 
     Raises:
         ConfigError: no such run, checkpoint or device, or pixels cannot be rendered here.
     """
     here = {"device": device, "buffer_device": "cpu"}
-    if eval_weights is not None:
-        here["eval_weights"] = eval_weights
     config = from_flat({**plain_defaults(), **read_config(Path(run)), **here})
     set_tf32(config.run.tf32)
-    networks, trained = _read_weights(Path(run), None if checkpoint is None else Path(checkpoint))
+    weights, trained = _read_weights(Path(run), None if checkpoint is None else Path(checkpoint))
     try:
         if config.env.modality == "pixels":
             prepare_suite_rendering(config.env.suite)
@@ -152,7 +145,7 @@ def load_agent(
     make_current(place)
     model = WorldModel(spec, config.model).to(place)
     try:
-        model.load_state_dict(networks[config.evaluation.eval_weights])
+        model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigError(f"the weights do not fit the run: {reason}") from error
@@ -160,16 +153,13 @@ def load_agent(
     return Agent(config, Actor(model, config, compiler), env, spec, place, trained)
 
 
-def _read_weights(
-    run: Path, checkpoint: Path | None
-) -> tuple[dict[EvalWeights, dict[str, Tensor]], Progress]:
-    """Each network's weights, and how far they were trained. Raises ConfigError."""
+def _read_weights(run: Path, checkpoint: Path | None) -> tuple[dict[str, Tensor], Progress]:
+    """The model's weights, and how far they were trained. Raises ConfigError."""
     if checkpoint is not None and not checkpoint.exists():
         raise ConfigError(f"checkpoint={checkpoint} does not exist")
     if checkpoint is not None and checkpoint.suffix != ".safetensors":
         unknown = Progress(FULLY_TRAINED_STEP, FULLY_TRAINED_STEP, None)
-        weights = read_weights(checkpoint)
-        return {"model": weights["model"], "target": weights["model_target"]}, unknown
+        return read_weights(checkpoint)["model"], unknown
     try:
         tree = read_latest(run) if checkpoint is None else load_tree(checkpoint)
     except CheckpointError as error:
@@ -180,4 +170,4 @@ def _read_weights(
         raise ConfigError(f"checkpoint={checkpoint} holds no agent: it is another file of a run")
     counters = tree["counters"]
     trained = Progress(counters["agent_step"], counters["update_step"], counters["env_step"])
-    return {"model": tree["model"], "target": tree["learner"]["target"]}, trained
+    return tree["model"], trained

@@ -264,14 +264,9 @@ class ReplayConfig(Section):
     horizon: Count
 
 
-EvalWeights = Literal["model", "target"]
-"""whose weights act in evaluations: the networks themselves or the target networks"""
-
-
 class EvaluationConfig(Section):
     eval_freq: Count
     eval_episodes: Count
-    eval_weights: EvalWeights
     save_video: bool
 
 

@@ -78,14 +78,12 @@ def test_a_result_replaces_no_other(
         {"eval_episodes": 1},
         {"seed": 3},
         {"checkpoint": weights},
-        {"eval_weights": "target"},
     ):
         asked = {"eval_episodes": 2, **keys}
         assert call("evaluate", run, output=tmp_path, **asked) == 0
         assert f"over {asked['eval_episodes']} episodes;" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "model_2-episodes_seed-0.json",
-        "step_000000064-target_2-episodes_seed-0.json",
         "step_000000064_1-episodes_seed-0.json",
         "step_000000064_2-episodes_seed-0.json",
         "step_000000064_2-episodes_seed-0.mp4",
@@ -131,7 +129,7 @@ def test_without_a_display_a_video_is_offered(run: Path, monkeypatch: pytest.Mon
 
 def test_a_video_runs_in_real_time() -> None:
     keys = {"run": "r", "seed": 0, "plan_overlay": False, "video_size": 96, "device": "cpu"}
-    unset = {"checkpoint": None, "eval_weights": None, "fps": None}
+    unset = {"checkpoint": None, "fps": None}
     options = ViewOptions.model_validate(keys | unset)
     assert options.frame_rate(0.08) == 12.5
     assert options.frame_rate(None) == 25

@@ -22,8 +22,7 @@ FORMAT = 4
 
 MAY_DIFFER = frozenset(
     {
-        *("train_steps", "eval_episodes", "eval_weights", "save_video"),
-        *("preset", "agent"),
+        *("train_steps", "eval_episodes", "save_video", "preset", "agent"),
         *("exp_name", "log_dir", "resume", "overwrite", "start_from", "save_every_minutes"),
         *("save_model", "device", "buffer_device", "threads", "compile"),
         *("cuda_graphs", "prefetch", "max_nonfinite", "max_failed_episodes"),

@@ -185,7 +185,6 @@ def build_trainer(
         generator=streams.acting,
         max_nonfinite=run.max_nonfinite,
     )
-    evaluated = {"model": model, "target": learner.target}[config.evaluation.eval_weights]
     averages, ahead = Averages(), run.prefetch and device.type == "cuda"
     trainer = Trainer(
         config=config,
@@ -208,7 +207,7 @@ def build_trainer(
             max_failed_episodes=run.max_failed_episodes,
         ),
         evaluator=Evaluator(
-            actor if evaluated is model else Actor(evaluated, config, compiler),
+            actor,
             spec,
             config.evaluation,
             make_env=new_env,

@@ -15,7 +15,6 @@ from difftori.config import ConfigError, one_line
 from difftori.envs import ControlEnv
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.key_types import CountOrZero, Section, number
-from difftori.sections import EvalWeights
 from difftori.training.evaluation import (
     FILM_FPS,
     Evaluation,
@@ -32,7 +31,6 @@ class ViewOptions(Section):
 
     run: Path
     checkpoint: Path | None
-    eval_weights: EvalWeights | None
     seed: CountOrZero
     plan_overlay: bool
     video_size: Annotated[int, number, Field(ge=16, le=1080)]
@@ -50,7 +48,7 @@ class ViewOptions(Section):
                 prepare_suite_rendering(read_config(self.run).get("suite", ""))
             except RuntimeError as error:
                 raise ConfigError(str(error)) from error
-        agent = load_agent(self.run, self.checkpoint, self.device, self.eval_weights)
+        agent = load_agent(self.run, self.checkpoint, self.device)
         if film:
             with closing(agent.make_control_env()) as env:
                 refuse_unless_filmed(env)

@@ -73,8 +73,6 @@ def _file_name(options: ScoreOptions, agent: Agent) -> str:
         weights = f"step_{agent.trained.env_step:09d}"
     else:  # they do not say
         weights = options.checkpoint.stem if options.checkpoint else "model"
-    if agent.config.evaluation.eval_weights == "target":
-        weights += "-target"
     return f"{weights}_{options.eval_episodes}-episodes_seed-{options.seed}"
 
 
@@ -85,7 +83,6 @@ def _write_score(options: ScoreOptions, agent: Agent, path: Path, result: Evalua
         "run": str(options.run),
         "checkpoint": str(options.checkpoint or "latest"),
         "env_step": agent.trained.env_step,
-        "eval_weights": agent.config.evaluation.eval_weights,
         "seed": options.seed,
         "episode_reward": _mean(rewards),
         "episode_reward_std": result.reward_std if rewards else None,
