@@ -39,10 +39,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     try:
         lock = FileLock(folder / LOCK_FILE, timeout=WAIT_SECONDS).acquire()
     except Timeout as error:
-        unknown = {"pid": "?", "host": "an unknown host", "started": "at an unknown time"}
-        who = "process {pid} on {host}, started {started}".format(
-            **{**unknown, **_read_holder(folder)}
-        )
+        who = "process {pid} on {host}, started {started}".format(**_read_holder(folder))
         raise RunLockedError(f"{folder} is in use by {who}") from error
     started = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
@@ -58,8 +55,8 @@ def run_lock(folder: Path) -> Iterator[None]:
 def holder_of(folder: Path) -> dict[str, Any] | None:
     """The process that uses the run folder now (pid, host, started); None: nobody does.
 
-    Empty where it has not said who it is, as on a full disk. For people who look on; changes
-    nothing. Where locks do not reach across hosts, a process of another host is not seen.
+    Unknown, in words, where it has not said who it is, as on a full disk. For people who look on;
+    changes nothing. Where locks do not reach across hosts, a process of another host is not seen.
     """
     return _read_holder(folder) if _is_locked(folder / LOCK_FILE) else None
 
@@ -76,5 +73,5 @@ def _is_locked(path: Path) -> bool:
 
 
 def _read_holder(folder: Path) -> dict[str, Any]:
-    holder = read_object(folder / HOLDER_FILE)
-    return holder if "pid" in holder else {}
+    unknown = {"pid": "?", "host": "an unknown host", "started": "at an unknown time"}
+    return {**unknown, **read_object(folder / HOLDER_FILE)}

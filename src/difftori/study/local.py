@@ -119,8 +119,7 @@ class LocalStudy:
             return "stopped", "not begun"
         run, holder = job.config.run, holder_of(job.folder)
         if holder is not None:
-            who = {"pid": "?", "host": "an unknown host", **holder}
-            return "running", "in process {pid} on {host}".format(**who)
+            return "running", "in process {pid} on {host}".format(**holder)
         command, environment, gpu = self.command(job), dict(os.environ), None
         # for libraries that make their threads before torch is told how many
         if run.threads is not None:
