@@ -250,11 +250,17 @@ class LearnerConfig(Section):
 class PlanGradientConfig(Section):
     plan_gradient: Literal["none", "episode", "step", "replay"]
     lr: PositiveSchedule
+    plan_lr: PositiveSchedule | None = None
     grad_clip_norm_a: Positive
     grad_clip_norm_a_buffer: Positive
     frequency: Count
     sample_update: Count
     plan_loss_coef: NonNegative
+
+    @property
+    def step_size(self) -> Schedule:
+        """Of the loss's own Adam; ``plan_lr: null`` is the model's."""
+        return self.lr if self.plan_lr is None else self.plan_lr
 
 
 class ReplayConfig(Section):

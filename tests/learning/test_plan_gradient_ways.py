@@ -18,8 +18,10 @@ from difftori.types import Episode, Plan
 REPLAY = {"frequency": 10, "sample_update": 6}
 
 
-def new_way(mode: str, model: WorldModel, plan_loss_coef: float = 0.5) -> PlanGradientWay:
-    config = tiny_config(f"mode={mode}", **(REPLAY | {"plan_loss_coef": plan_loss_coef}))
+def new_way(
+    mode: str, model: WorldModel, plan_loss_coef: float = 0.5, **changes: object
+) -> PlanGradientWay:
+    config = tiny_config(f"mode={mode}", plan_loss_coef=plan_loss_coef, **REPLAY, **changes)
     buffer = ReplayBuffer(
         tiny_spec(),
         capacity=1000,
@@ -119,6 +121,18 @@ def test_the_loss_has_the_weight_of_its_key(mode: str) -> None:
         model.load_state_dict(start)
     assert logged[0] > 0
     assert logged[1] == pytest.approx(logged[0] / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(("changes", "lr"), [({}, 2e-3), ({"plan_lr": 1e-4}, 1e-4)])
+def test_steps_have_the_size_of_the_models_or_their_own(
+    changes: dict[str, float], lr: float
+) -> None:
+    """The largest change of Adam's first step is the step size."""
+    model, obs = tiny_model(tiny_config()), random_obs(1)
+    way, before = new_way("back_plan_per_step", model, lr=2e-3, **changes), weights(model)
+    way.after_plan(obs, plan(model, obs, way), 100)
+    change = max((before[n] - value).abs().max() for n, value in model.state_dict().items())
+    assert float(change) == pytest.approx(lr, rel=1e-2)
 
 
 @pytest.mark.parametrize("mode", ["back_plan", "back_plan_per_step", "back_plan_replay"])

@@ -177,7 +177,7 @@ def plan_gradient_way(
         return PlanGradientWay()
     max_norm = config.grad_clip_norm_a_buffer if way == "replay" else config.grad_clip_norm_a
     gradient = PlanGradient(
-        learner.model, lr=config.lr, max_norm=max_norm, max_nonfinite=max_nonfinite
+        learner.model, lr=config.step_size, max_norm=max_norm, max_nonfinite=max_nonfinite
     )
     if way == "replay":
         return OnReplay(gradient, config, actor, learner, buffer, generator)
