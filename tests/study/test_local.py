@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from difftori.checkpoints.lock import HOLDER_FILE, run_lock
+from difftori.config import ConfigError
 from difftori.monitoring.console import Console
 from difftori.monitoring.status import read_status, write_status
 from difftori.report.run_state import read_state
 from difftori.study import local
 from difftori.study.jobs import Job
-from difftori.study.local import LocalStudy, run_here
+from difftori.study.local import LocalStudy, at_a_time, run_here
 
 SCRIPTS = {
     "done": "print('fine')",
@@ -156,6 +157,15 @@ def test_gpus_are_shared_out(make_job: Callable[..., Job], monkeypatch: pytest.M
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     ((state, _),) = Scripts([make_job(9, device="cpu")], ["tells its GPU"]).outcomes()
     assert state == "failed"  # it has none to tell
+
+
+def test_as_many_at_a_time_as_asked_for_or_as_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "usable_cores", lambda: 3.5)
+    assert [at_a_time(n_jobs, 10) for n_jobs in (-1, 5, 20)] == [3, 5, 10]
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.n_jobs=x: expected a whole number"):
+        at_a_time("x", 10)
 
 
 @pytest.mark.parametrize(

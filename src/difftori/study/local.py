@@ -20,6 +20,7 @@ from typing import Literal
 
 from difftori.checkpoints.lock import holder_of
 from difftori.cli import INTERRUPTED_EXIT_CODE
+from difftori.config import ConfigError
 from difftori.monitoring.console import Console
 from difftori.monitoring.status import CONSOLE_FILE, amend_status, one_line, read_status
 from difftori.report.run_state import read_state
@@ -211,8 +212,10 @@ def last_words(folder: Path) -> str:
     return (errors or lines or [""])[-1].strip()
 
 
-def at_a_time(n_jobs: int, run_count: int) -> int:
-    """Runs at a time; ``n_jobs`` of -1: one for each core."""
+def at_a_time(n_jobs: object, run_count: int) -> int:
+    """Runs at a time; ``n_jobs`` of -1: one for each core. Raises ConfigError for no number."""
+    if type(n_jobs) is not int:
+        raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: expected a whole number")
     return min(run_count, n_jobs if n_jobs > 0 else max(1, int(usable_cores())))
 
 
