@@ -75,8 +75,11 @@ def test_only_an_interval_is_called_one() -> None:
         assert figure.get_supylabel() == name
 
 
-def test_where_some_seeds_have_no_value_a_line_has_no_band() -> None:
+def test_where_some_seeds_have_no_value_a_line_is_thin_and_has_no_band() -> None:
     (axes,) = curves_figure(tasks=1, methods=1).axes
-    (line,), (band,) = axes.lines, axes.collections
-    assert np.asarray(line.get_xdata()).tolist() == [100_000, 200_000, END]
+    (thin, thick), (band,) = axes.lines, axes.collections
+    assert thin.get_linewidth() < thick.get_linewidth()
+    assert np.asarray(thin.get_xdata()).tolist() == [100_000, 200_000, END]
+    assert np.isfinite(np.asarray(thin.get_ydata(), float)).tolist() == [True, True, True]
+    assert np.isfinite(np.asarray(thick.get_ydata(), float)).tolist() == [True, True, False]
     assert np.asarray(band.get_paths()[0].vertices)[:, 0].max() == 200_000

@@ -92,6 +92,8 @@ def _draw(
 ) -> None:
     """Each method's ``value`` over ``x`` and its interval; what is published is dashed.
 
+    A line is thin where some of its seeds have no value.
+
     Args:
         top: the least that the vertical axis shows above 0.
     """
@@ -104,12 +106,17 @@ def _draw(
         ours = method in comparison.methods
         if ours:
             counts = seeds.xs(method, level="method")
-            label += f" (seeds: {'–'.join(map(str, sorted({counts.min(), counts.max()})))})"
+            few, most = counts.min(), counts.max()
+            label += f" ({few} to {most} seeds)" if few < most else f" (seeds: {most})"
         axes.plot(
-            rows[x], rows["value"], color=colour, label=label,
-            linestyle="-" if ours else "--", linewidth=1.4 if ours else 0.8,
+            rows[x], rows["value"], color=colour, label=None if ours else label,
+            linestyle="-" if ours else "--", linewidth=0.8,
             marker=MARKERS[index % len(MARKERS)] if len(rows) == 1 or not ours else None,
         )  # fmt: skip
+        if ours:
+            n_seeds = rows.get("n_seeds", pd.Series(1, rows.index))
+            whole = rows["value"].where(n_seeds == n_seeds.max())
+            axes.plot(rows[x], whole, color=colour, label=label, linewidth=1.4)
         axes.fill_between(
             rows[x], rows["ci_low"], rows["ci_high"], color=colour, alpha=0.2, linewidth=0
         )
