@@ -292,11 +292,6 @@ def test_every_key_of_the_default_file_has_a_comment() -> None:
     assert bare == []
 
 
-def test_the_tuned_agent_acts_at_random_for_one_episode() -> None:
-    assert compose("agent=tuned", "task=reacher-easy").run.seed_steps == 250
-    assert compose("agent=tuned", "preset=debug").run.seed_steps == 16
-
-
 def test_each_optimizer_differentiates_as_many_iterations_as_it_should() -> None:
     assert compose().trajectory.backward_num_iterations == 5  # published
     assert compose("optimizer=trust_region").trajectory.backward_num_iterations == 1

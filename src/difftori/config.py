@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 # Presets count in agent steps what other keys count in env steps.
 OmegaConf.register_new_resolver("times", lambda a, b: int(a) * int(b), replace=True)
 OmegaConf.register_new_resolver("agent_steps", lambda a, b: int(a) // int(b), replace=True)
-# Of an episode; without a length of its own it has 1000 env steps, as most tasks have.
-OmegaConf.register_new_resolver(
-    "episode_steps", lambda a, b: int(a or 1000) // int(b), replace=True
-)
 
 
 def backward_iterations(optimizer: str) -> int:

@@ -53,6 +53,7 @@ class RunConfig(Section):
     save_model: bool
     train_steps: Count
     seed_steps: CountOrZero
+    seed_until_reward: bool = False
     updates_per_step: Count = 1
     update_within_episode: bool = False
     max_nonfinite: Count

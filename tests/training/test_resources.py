@@ -53,6 +53,7 @@ def test_a_short_episode_can_be_drawn_if_it_may_end(can_terminate: bool, fits: b
             "no trajectory will be optimized: theseus_start_step=64",
         ),
         ({"seed_steps": 8, "theseus_start_step": 16}, None),
+        ({"seed_steps": 64, "seed_until_reward": True, "theseus_start_step": 16}, None),
     ],
 )
 def test_what_would_begin_after_the_end_is_said(

@@ -80,6 +80,20 @@ def test_updates_within_the_episode_are_as_many_as_at_its_end(tmp_path: Path) ->
     assert counts == [[0, 32, 32, 32]] * 2
 
 
+@pytest.mark.parametrize(("task", "at_random"), [("cartpole-swingup", 1), ("finger-spin", 3)])
+def test_random_episodes_end_with_the_first_reward(
+    tmp_path: Path, task: str, at_random: int
+) -> None:
+    """Nothing spins in a debug episode. The run stops after the first, and goes on."""
+    words = ("mode=default", f"task={task}", "seed_steps=48", "seed_until_reward=true")
+    assert run_debug(tmp_path, *words, "train_steps=32") == 0
+    assert run_debug(tmp_path, *words) == 0
+    train = records(run_folder(tmp_path), "train")
+    assert [r["planner"] for r in train] == ["random"] * at_random + ["mppi"] * (4 - at_random)
+    updates = [0] * at_random + [16 * at_random] + [16] * (3 - at_random)
+    assert [r["updates"] for r in train] == updates
+
+
 @pytest.mark.parametrize(
     "words", [["task=finger-turn-hard"], ["task=mw-bin-picking"], ["agent=tuned"]], ids=" ".join
 )

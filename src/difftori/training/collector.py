@@ -44,16 +44,19 @@ class Collector:
     seed: int
     """the run's"""
     seed_steps: int
+    seed_until_reward: bool
     max_nonfinite: int
     max_failed_episodes: int
     open: OpenEpisode | None = None
 
     def __post_init__(self) -> None:
         self.nonfinite_plans = NonFiniteCounter("the plan", self.max_nonfinite)
+        self.planned_from = self.seed_steps
+        """agent step from which episodes are planned"""
 
     def is_planned(self, episode_start_step: int) -> bool:
         """Whether an episode that begins at this agent step is planned or random."""
-        return episode_start_step >= self.seed_steps
+        return episode_start_step >= self.planned_from
 
     def step(self, counters: Counters) -> OpenEpisode | None:
         """One agent step, in a new episode if none is open; the episode if it is over.
@@ -94,6 +97,8 @@ class Collector:
         if not (terminated or truncated):
             return None
         self.open = None
+        if self.seed_until_reward and len(set(episode.steps["reward"])) > 1:
+            self.planned_from = min(self.planned_from, counters.agent_step)
         return episode
 
     def drop(self, counters: Counters, error: EpisodeFailedError) -> None:
@@ -144,11 +149,13 @@ class Collector:
         return {
             "open_episode": None if self.open is None else self.open.state_dict(),
             "nonfinite_plans": self.nonfinite_plans.state_dict(),
+            "planned_from": self.planned_from,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the state; the environment follows with ``replay_open_episode``."""
         self.nonfinite_plans.load_state_dict(state["nonfinite_plans"])
+        self.planned_from = state.get("planned_from", self.seed_steps)  # older checkpoints
         episode = state["open_episode"]
         self.open = None if episode is None else OpenEpisode.from_state(episode, self.model.device)
 

@@ -73,7 +73,7 @@ def announce(
 def _warn_of_what_comes_too_late(config: Config, spec: EnvSpec) -> None:
     run, actor = config.run, config.actor
     agent_steps = run.train_steps / spec.action_repeat
-    if run.seed_steps >= agent_steps:
+    if run.seed_steps >= agent_steps and not run.seed_until_reward:
         logger.warning(
             f"nothing will be learned: seed_steps={run.seed_steps:,} agent steps of random actions "
             f"are all of the run's {agent_steps:,.0f}"

@@ -203,6 +203,7 @@ def build_trainer(
             generator=streams.acting,
             seed=run.seed,
             seed_steps=run.seed_steps,
+            seed_until_reward=run.seed_until_reward,
             max_nonfinite=run.max_nonfinite,
             max_failed_episodes=run.max_failed_episodes,
         ),

@@ -174,7 +174,7 @@ class Trainer:
             return 0
         if not self.counters.seed_block_done:
             self.counters.seed_block_done = True
-            return self.config.run.seed_steps or episode_length
+            return self.collector.planned_from or episode_length
         return episode_length
 
     def _update_block(self) -> None:
