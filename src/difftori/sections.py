@@ -258,11 +258,6 @@ class PlanGradientConfig(Section):
     sample_update: Count
     plan_loss_coef: NonNegative
 
-    @property
-    def step_size(self) -> Schedule:
-        """Of the loss's own Adam; ``plan_lr: null`` is the model's."""
-        return self.lr if self.plan_lr is None else self.plan_lr
-
 
 class ReplayConfig(Section):
     max_buffer_size: Count

@@ -176,9 +176,8 @@ def plan_gradient_way(
     if way == "none" or config.plan_loss_coef == 0:
         return PlanGradientWay()
     max_norm = config.grad_clip_norm_a_buffer if way == "replay" else config.grad_clip_norm_a
-    gradient = PlanGradient(
-        learner.model, lr=config.step_size, max_norm=max_norm, max_nonfinite=max_nonfinite
-    )
+    lr = config.lr if config.plan_lr is None else config.plan_lr
+    gradient = PlanGradient(learner.model, lr=lr, max_norm=max_norm, max_nonfinite=max_nonfinite)
     if way == "replay":
         return OnReplay(gradient, config, actor, learner, buffer, generator)
     per_plan = PerStep if way == "step" else PerEpisode
