@@ -44,9 +44,9 @@ class Collector:
     seed: int
     """the run's"""
     seed_steps: int
-    seed_until_reward: bool
     max_nonfinite: int
     max_failed_episodes: int
+    seed_until_reward: bool = False
     open: OpenEpisode | None = None
 
     def __post_init__(self) -> None:
