@@ -108,15 +108,15 @@ def _draw(
             counts = seeds.xs(method, level="method")
             few, most = counts.min(), counts.max()
             label += f" ({few} to {most} seeds)" if few < most else f" (seeds: {most})"
+        marker = MARKERS[index % len(MARKERS)] if len(rows) == 1 or not ours else None
         axes.plot(
             rows[x], rows["value"], color=colour, label=None if ours else label,
-            linestyle="-" if ours else "--", linewidth=0.8,
-            marker=MARKERS[index % len(MARKERS)] if len(rows) == 1 or not ours else None,
+            linestyle="-" if ours else "--", linewidth=0.8, marker=marker,
         )  # fmt: skip
         if ours:
             n_seeds = rows.get("n_seeds", pd.Series(1, rows.index))
             whole = rows["value"].where(n_seeds == n_seeds.max())
-            axes.plot(rows[x], whole, color=colour, label=label, linewidth=1.4)
+            axes.plot(rows[x], whole, color=colour, label=label, linewidth=1.4, marker=marker)
         axes.fill_between(
             rows[x], rows["ci_low"], rows["ci_high"], color=colour, alpha=0.2, linewidth=0
         )
