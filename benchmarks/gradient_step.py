@@ -4,8 +4,9 @@
 
 With ``mode=back_plan agent=tuned`` the last checkpoint of a run holds the gradient of its last
 episode, which waits for the next one. Here a copy of the run takes that step, and is then trained
-with updates alone; another copy takes the same updates without the step. The returns are of the
-same episodes each time.
+with updates alone; another copy takes the same updates without the step. Without a waiting gradient
+there is only the latter: what single updates do. The target networks, which move slowly, act beside
+the model each time. The returns are of the same episodes.
 """
 
 import argparse
@@ -39,6 +40,17 @@ def copy_of(run: Path, folder: str) -> Trainer:
     return build_in(folder, config)
 
 
+def score_both(trainer: Trainer, episodes: int) -> tuple[str, str]:
+    """``score`` of the model, and of the target networks in its place."""
+    model, target = trainer.model, trainer.learner.target
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    own = score(trainer, episodes)
+    model.load_state_dict(target.state_dict())
+    slow = score(trainer, episodes)
+    model.load_state_dict(weights)
+    return own, slow
+
+
 def score(trainer: Trainer, episodes: int) -> str:
     """Mean return and its standard error."""
     evaluator, counters = trainer.evaluator, trainer.counters
@@ -67,18 +79,19 @@ def main() -> None:
     print(f"| --- {'| ---: ' * len(UPDATES)}|")
     for run, step in product(arguments.runs, (False, True)):
         with tempfile.TemporaryDirectory() as folder, closing(copy_of(run, folder)) as trainer:
-            state = trainer.plan_gradient.state_dict()
-            if not state or state["gradient"] is None:
-                parser.error(f"{run}: no gradient waits there; see --help")
             if step:
+                if (trainer.plan_gradient.state_dict() or {}).get("gradient") is None:
+                    continue
                 trainer._apply_plan_gradient()
+            counters, each = trainer.counters, trainer.config.run.updates_per_step
             cells = []
             for before, count in pairwise((0, *UPDATES)):
-                for _ in range(count - before):
-                    trainer._update(trainer.counters.agent_step - 1, more=False)
-                cells.append(score(trainer, arguments.episodes))
+                for done in range(before, count):
+                    trainer._update(counters.agent_step + done // each, more=False)
+                cells.append(score_both(trainer, arguments.episodes))
         name = f"{run}, {'after' if step else 'without'} the step"
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        for who, row in zip(("the model", "its targets"), zip(*cells, strict=True), strict=True):
+            print(f"| {name}: {who} | {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,14 @@ def test_a_run_is_scored_before_and_after(tmp_path: Path, within: bool) -> None:
     command = [sys.executable, SCRIPT, folder, "--episodes", "2"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert fingerprint(folder) == before
-    if not within:
-        assert (done.returncode, "no gradient waits" in done.stderr) == (2, True)
-        return
     assert (done.returncode, done.stderr) == (0, "")
-    without, after = (line.split(" | ")[1:] for line in done.stdout.splitlines()[-2:])
-    assert len(without) == len(after) == 6
-    assert without[0] != after[0]
+    rows = [line.split(" | ")[1:] for line in done.stdout.splitlines()[2:]]
+    assert {len(row) for row in rows} == {6}
+    if within:
+        (without, target), (after, target_after) = rows[:2], rows[2:]
+        assert without[0] != after[0]
+        assert target[0] == target_after[0]  # the step moves the model alone
+    else:  # no gradient waits
+        without, target = rows
+    assert without[0] != target[0]
     assert len(set(without)) > 1
