@@ -54,7 +54,6 @@ class RunConfig(Section):
     train_steps: Count
     seed_steps: CountOrZero
     seed_until_reward: bool = False
-    seed_action_repeat: Count = 1
     updates_per_step: Count = 1
     update_within_episode: bool = False
     max_nonfinite: Count

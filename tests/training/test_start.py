@@ -94,19 +94,8 @@ def test_random_episodes_end_with_the_first_reward(
     assert [r["updates"] for r in train] == updates
 
 
-def test_random_actions_last_for_some_agent_steps(tmp_path: Path) -> None:
-    """Each of them 3, and the last what is left of 16. A plan's action lasts one."""
-    assert run_debug(tmp_path, "seed_action_repeat=3", "train_steps=256") == 0
-    files = sorted((run_folder(tmp_path) / "checkpoints" / "episodes").iterdir())
-    at_random, planned = (load_tree(file)["action"].flatten() for file in files)
-    assert at_random.unique_consecutive(return_counts=True)[1].tolist() == [3, 3, 3, 3, 3, 1]
-    assert len(planned.unique()) == 16
-
-
 @pytest.mark.parametrize(
-    "words",
-    [["task=finger-turn-hard"], ["task=mw-bin-picking"], ["agent=tuned", "seed_action_repeat=3"]],
-    ids=" ".join,
+    "words", [["task=finger-turn-hard"], ["task=mw-bin-picking"], ["agent=tuned"]], ids=" ".join
 )
 def test_a_signal_anywhere_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]

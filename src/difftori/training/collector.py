@@ -47,7 +47,6 @@ class Collector:
     max_nonfinite: int
     max_failed_episodes: int
     seed_until_reward: bool = False
-    seed_action_repeat: int = 1
     open: OpenEpisode | None = None
 
     def __post_init__(self) -> None:
@@ -176,8 +175,6 @@ class Collector:
         """The action ``[A]`` and the planner's carry; learns from the plan where the mode does."""
         generators = [self.generator]
         if not self.is_planned(counters.episode_start_step):
-            if len(episode) % self.seed_action_repeat:
-                return episode.steps["action"][-1], None
             (action,) = download(self.actor.act_randomly(generators).action)
             return action[0].numpy(), None
         plan = self.actor.act(
