@@ -120,6 +120,7 @@ class ModelConfig(Section):
     mlp_dim: Count
     latent_dim: Count
     layer_norm: bool = False
+    zero_init_values: bool = True
     normalize_observations: bool = False
     normalize_rewards: bool = False
 

@@ -67,7 +67,10 @@ class WorldModel(nn.Module):
         self._Q2_s = new_observation_critic()
 
         self.apply(networks.init_orthogonal)
-        for network in (self._reward, self._Q1, self._Q2, self._Q1_s, self._Q2_s):
+        zero = [self._reward, self._Q1_s, self._Q2_s]
+        if config.zero_init_values:
+            zero += [self._Q1, self._Q2]
+        for network in zero:
             networks.zero_last_layer(network)
         if spec.can_terminate:
             self.episodic = True
