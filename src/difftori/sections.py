@@ -54,6 +54,7 @@ class RunConfig(Section):
     train_steps: Count
     seed_steps: CountOrZero
     seed_until_reward: bool = False
+    novelty_until_reward: bool = False
     updates_per_step: Count = 1
     update_within_episode: bool = False
     max_nonfinite: Count
@@ -120,7 +121,6 @@ class ModelConfig(Section):
     mlp_dim: Count
     latent_dim: Count
     layer_norm: bool = False
-    zero_init_values: bool = True
     normalize_observations: bool = False
     normalize_rewards: bool = False
 

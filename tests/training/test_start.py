@@ -94,8 +94,26 @@ def test_random_episodes_end_with_the_first_reward(
     assert [r["updates"] for r in train] == updates
 
 
+@pytest.mark.parametrize(("task", "saw_reward"), [("cartpole-swingup", 1), ("pendulum-swingup", 0)])
+def test_novelty_is_learned_from_until_rewards_differ(
+    tmp_path: Path, task: str, saw_reward: bool
+) -> None:
+    """Where they differ in the first episode, the key changes nothing."""
+    digits = []
+    for novelty in ("true", "false"):
+        folder, words = tmp_path / novelty, (f"task={task}", f"novelty_until_reward={novelty}")
+        assert run_debug(folder, "mode=default", *words) == 0
+        train = records(run_folder(folder), "train")
+        assert [r["saw_reward"] for r in train] == [saw_reward] * 4
+        digits.append([r.get("reward_loss") for r in train])
+    assert (digits[0] == digits[1]) == saw_reward
+    assert saw_reward or digits[1][1:] == [0.0] * 3
+
+
 @pytest.mark.parametrize(
-    "words", [["task=finger-turn-hard"], ["task=mw-bin-picking"], ["agent=tuned"]], ids=" ".join
+    "words",
+    [["task=finger-turn-hard"], ["task=mw-bin-picking"], ["agent=tuned", "task=pendulum-swingup"]],
+    ids=" ".join,
 )
 def test_a_signal_anywhere_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]

@@ -67,10 +67,7 @@ class WorldModel(nn.Module):
         self._Q2_s = new_observation_critic()
 
         self.apply(networks.init_orthogonal)
-        zero = [self._reward, self._Q1_s, self._Q2_s]
-        if config.zero_init_values:
-            zero += [self._Q1, self._Q2]
-        for network in zero:
+        for network in (self._reward, self._Q1, self._Q2, self._Q1_s, self._Q2_s):
             networks.zero_last_layer(network)
         if spec.can_terminate:
             self.episodic = True

@@ -53,6 +53,8 @@ class Collector:
         self.nonfinite_plans = NonFiniteCounter("the plan", self.max_nonfinite)
         self.planned_from = self.seed_steps
         """agent step from which episodes are planned"""
+        self.saw_reward = False
+        """whether rewards differed in an episode so far"""
 
     def is_planned(self, episode_start_step: int) -> bool:
         """Whether an episode that begins at this agent step is planned or random."""
@@ -97,8 +99,10 @@ class Collector:
         if not (terminated or truncated):
             return None
         self.open = None
-        if self.seed_until_reward and len(set(episode.steps["reward"])) > 1:
-            self.planned_from = min(self.planned_from, counters.agent_step)
+        if len(set(episode.steps["reward"])) > 1:
+            self.saw_reward = True
+            if self.seed_until_reward:
+                self.planned_from = min(self.planned_from, counters.agent_step)
         return episode
 
     def drop(self, counters: Counters, error: EpisodeFailedError) -> None:
@@ -150,12 +154,14 @@ class Collector:
             "open_episode": None if self.open is None else self.open.state_dict(),
             "nonfinite_plans": self.nonfinite_plans.state_dict(),
             "planned_from": self.planned_from,
+            "saw_reward": self.saw_reward,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the state; the environment follows with ``replay_open_episode``."""
         self.nonfinite_plans.load_state_dict(state["nonfinite_plans"])
         self.planned_from = state.get("planned_from", self.seed_steps)  # older checkpoints
+        self.saw_reward = state.get("saw_reward", True)  # older checkpoints
         episode = state["open_episode"]
         self.open = None if episode is None else OpenEpisode.from_state(episode, self.model.device)
 

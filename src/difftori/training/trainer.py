@@ -6,7 +6,7 @@ written to begin anywhere: ``Counters.phase`` says where.
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from difftori.checkpoints.tree_file import CheckpointError
 from difftori.config import Config
 from difftori.learning.finite import check_weights
 from difftori.learning.learner import Learner
+from difftori.learning.novelty import novelty
 from difftori.learning.plan_gradient_ways import PlanGradientWay
 from difftori.model.world_model import WorldModel
 from difftori.monitoring.console import Console
@@ -192,6 +193,8 @@ class Trainer:
     def _update(self, step: int, *, more: bool) -> None:
         """One update, of the agent step ``step``; ``more``: another one follows at once."""
         batch = self.batches.next(more=more)
+        if self.config.run.novelty_until_reward and not self.collector.saw_reward:
+            batch = replace(batch, reward=novelty(batch.next_obs))
         result = self.learner.update(batch, step)
         if result.finite:
             self.batches.update_priorities(batch.index, result.priority)
@@ -211,6 +214,7 @@ class Trainer:
             "updates": counters.updates_planned,
             "planner": self.actor.planner_at(start) if planned else "random",
             "horizon": self.actor.horizon_at(start),
+            "saw_reward": self.collector.saw_reward,
             **self.averages.pop(),
             "updates_dropped": self.learner.nonfinite.total,
             "plans_not_finite": self.collector.nonfinite_plans.total,
