@@ -11,7 +11,7 @@ def novelty(obs: Tensor, neighbours: int = 12) -> Float[Tensor, "H B 1"]:
 
     The distance is the mean over the nearest ``neighbours`` of the same time step in the other
     sequences, with each entry divided by its standard deviation in the batch (Liu and Abbeel,
-    2021, eq. 8, with observations in place of representations).
+    2021: their reward, of observations in place of representations).
     ``obs``: ``[H, B, *O]``.
     """
     entries = obs.flatten(2).float()
