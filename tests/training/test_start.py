@@ -94,7 +94,9 @@ def test_random_episodes_end_with_the_first_reward(
     assert [r["updates"] for r in train] == updates
 
 
-@pytest.mark.parametrize(("task", "saw_reward"), [("cartpole-swingup", 1), ("pendulum-swingup", 0)])
+@pytest.mark.parametrize(
+    ("task", "saw_reward"), [("cartpole-swingup", True), ("pendulum-swingup", False)]
+)
 def test_novelty_is_learned_from_until_rewards_differ(
     tmp_path: Path, task: str, saw_reward: bool
 ) -> None:
