@@ -156,6 +156,26 @@ def test_a_run_that_is_there(
     assert says in found[1]
 
 
+def test_a_file_where_the_run_folder_should_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "logs"
+    file.touch()
+    assert doctor.examine(["preset=debug", f"log_dir={file}", *POINT]) == 1
+    verdict, text = lines(capsys)["run folder"]
+    assert verdict == "fix"
+    assert f"{file} is no folder" in text
+
+
+def test_a_folder_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK)
+    report = doctor.Report()
+    doctor.check_folder(compose("preset=debug", f"log_dir={tmp_path}", *POINT), report)
+    assert lines(capsys)["run folder"][0] == "fix"
+
+
 def test_an_environment_of_one_step_and_a_folder_of_that_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,7 +148,13 @@ def check_folder(config: "Config", report: Report) -> None:
     from difftori.checkpoints.folder import plan_for
     from difftori.checkpoints.tree_file import CheckpointError
 
-    folder, plan = config.run.folder, plan_for(config.run)
+    folder = config.run.folder
+    place = nearest_there(folder)
+    if not (place.is_dir() and os.access(place, os.R_OK | os.W_OK | os.X_OK)):
+        text = f"{folder} cannot be used: {place} is no folder that can be read and written"
+        report.line("fix", "run folder", text)
+        return
+    plan = plan_for(config.run)
     if plan.startswith("refuse"):
         report.line("fix", "run folder", f"{folder} holds a run: choose another exp_name")
         return
@@ -165,6 +171,14 @@ def check_folder(config: "Config", report: Report) -> None:
             return
     verdict: Literal["ok", "note"] = "note" if plan == "overwrite" else "ok"
     report.line(verdict, "run folder", f"{folder}: {plan}")
+
+
+def nearest_there(path: Path) -> Path:
+    """``path``, or the nearest of its parents that is there."""
+    path = path.absolute()
+    while not os.access(path, os.F_OK):
+        path = path.parent
+    return path
 
 
 def check_run(config: "Config", report: Report) -> None:
@@ -189,14 +203,12 @@ def check_run(config: "Config", report: Report) -> None:
             report.line("fix", "run", str(error))
             return
         trainer.close()
-        spec, place = trainer.spec, config.run.folder.absolute()
+        spec, place = trainer.spec, nearest_there(config.run.folder)
         need = decimal(buffer_bytes(config, spec))
         report.line("ok", "memory", f"the replay buffer takes up to {need}")
-        while not place.exists():
-            place = place.parent
         size = disk_bytes(config, spec, trainer.model)
         taken = sum(file.stat().st_size for file in config.run.folder.rglob("*") if file.is_file())
-        free = shutil.disk_usage(place).free if os.access(place, os.W_OK) else 0
+        free = shutil.disk_usage(place).free
         text = f"the run takes up to {decimal(size)}, {decimal(free)} free in {place}"
         report.line("ok" if size < free + taken else "fix", "disk", text)
         try:
