@@ -7,8 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from report_fakes import comparison_of
 
-from difftori.report.figures import draw_curves
-from difftori.report.tables import curves
+from difftori.report.figures import draw_aggregate, draw_curves
+from difftori.report.tables import aggregates, curves
 
 END = 500_000
 
@@ -51,6 +51,14 @@ def test_the_legend_covers_nothing_and_fits(tasks: int, methods: int, published:
 def test_the_legend_names_each_line_once() -> None:
     texts = legend_texts(curves_figure(tasks=2, methods=2, published=1))
     assert sorted(texts) == ["experiment-0 (seeds: 2)", "experiment-1 (seeds: 2)", "paper-0"]
+
+
+def test_an_aggregate_counts_the_runs_of_its_tasks_alone() -> None:
+    """The method that was run on a third task has one seed there."""
+    runs = {(task, method): [{10: 1.0}] * 2 for task in ("a", "b") for method in ("m", "n")}
+    comparison = comparison_of(runs | {("c", "m"): [{10: 1.0}]}, maximum=1000.0)
+    figure = draw_aggregate(comparison, aggregates(comparison, "mean"), "mean")
+    assert legend_texts(figure) == ["m (4 runs)", "n (4 runs)"]
 
 
 def test_published_scores_beyond_the_maximum_are_in_the_picture() -> None:

@@ -104,7 +104,9 @@ def _draw(
             continue
         colour, label = COLOURS[index % len(COLOURS)], method
         ours = method in comparison.methods
-        if ours:
+        if ours and "n_runs" in rows:  # over tasks
+            label += f" ({rows['n_runs'].iloc[0]} runs)"
+        elif ours:
             counts = seeds.xs(method, level="method")
             few, most = counts.min(), counts.max()
             label += f" ({few} to {most} seeds)" if few < most else f" (seeds: {most})"
