@@ -1,6 +1,6 @@
-"""A lander that must touch the ground slowly: an environment of one's own, whole.
+"""A lander that must touch the ground slowly: an environment of one's own, whole. In this folder:
 
-    python ../src/train.py task=gym env_id=soft_landing:SoftLanding-v0     (from this folder)
+    python ../src/train.py preset=small task=gym env_id=soft_landing:SoftLanding-v0
 
 An action is the thrust, from nothing to 1.6 times the weight. The episode ends on the ground, with
 a reward of 10 for a touch at no speed and next to none for a crash; every step costs a little.

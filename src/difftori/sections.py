@@ -218,7 +218,7 @@ class TrajectoryConfig(Section):
         if isinstance(data, Mapping) and data.get("backward_mode") == "dlm":
             raise ValueError(
                 "backward_mode=dlm cannot see the model's weights, which the cost closes over; "
-                "use truncated or unroll"
+                "use truncated"
             )
         return data
 

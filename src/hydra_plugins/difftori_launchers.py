@@ -20,7 +20,7 @@ class LocalLauncher(Launcher):
     """A study on this machine; its keys are in ``cfgs/hydra/launcher/local.yaml``."""
 
     def __init__(self, **keys: Any) -> None:
-        self.keys = OmegaConf.to_container(OmegaConf.create(keys), resolve=True)
+        self.keys: Any = OmegaConf.to_container(OmegaConf.create(keys), resolve=True)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -74,6 +74,7 @@ class SlurmLauncher(LocalLauncher):
         return int(self.keys["cpus_per_task"])
 
     def _run(self, jobs: Sequence["Job"], console: Any) -> int:
+        from difftori.cli import fail
         from difftori.study.slurm import submit
 
         try:

@@ -15,6 +15,7 @@ from difftori.monitoring.status import read_status
 from difftori.report.run_state import slurm_job_of
 from difftori.study import slurm
 from difftori.study.jobs import TRAIN, Job, mark_queued
+from hydra_plugins.difftori_launchers import SlurmLauncher
 
 POINT = ("suite=integrator", "domain=point-2d", "domain_task=16-steps", "action_repeat=1")
 
@@ -81,6 +82,18 @@ def test_what_is_in_the_queue_already_is_not_submitted_again(
     with caplog.at_level("INFO"):
         slurm.submit([job], {})  # would need the launcher's keys
     assert "1 in the queue already, 0 to submit" in caplog.text
+
+
+def test_where_there_is_no_slurm_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def submit(*_: object) -> None:
+        raise RuntimeError("no Slurm here")
+
+    monkeypatch.setattr(slurm, "submit", submit)
+    with pytest.raises(SystemExit):
+        SlurmLauncher()._run([], None)
+    assert capsys.readouterr().err == "error: no Slurm here\n"
 
 
 def test_every_key_of_the_launcher_has_a_comment() -> None:
