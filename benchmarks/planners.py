@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from difftori.agent import FULLY_TRAINED_STEP, Agent, load_agent
+from difftori.agent import Agent, load_agent
 from difftori.config import from_flat
 from difftori.planning.actor import Actor
 from difftori.planning.mppi import MppiPlanner
@@ -72,7 +72,8 @@ class _Policy:
     @torch.no_grad()
     def act(self, obs: Tensor, **_: Any) -> Plan:
         actions = policy_rollout(self._model, self._model.encode(obs), self._horizon)
-        return Plan(action=actions[0], actions=actions)
+        finite = torch.isfinite(actions[0]).all(dim=1)
+        return Plan(actions[0], finite, actions, first_guess=actions)
 
 
 class _Mppi(MppiPlanner):
@@ -82,7 +83,7 @@ class _Mppi(MppiPlanner):
         plan = super().plan(obs, **arguments)
         rows = torch.arange(len(obs))
         best = self._candidates[:, rows, self._values.argmax(dim=1)]
-        return Plan(action=plan.action, carry=plan.carry, finite=plan.finite, actions=best)
+        return replace(plan, actions=best)
 
     def _score(self, spread: float, z_all: Tensor, candidates: Tensor, draws: Tensor) -> Tensor:
         self._values = super()._score(spread, z_all, candidates, draws)
@@ -162,8 +163,8 @@ def plan_along(
                 z = model.encode(obs)
             for name, planner in planners.items():
                 arguments = {
-                    "episode_start_step": FULLY_TRAINED_STEP,
-                    "update_step": FULLY_TRAINED_STEP,
+                    "episode_start_step": agent.trained.agent_step,
+                    "update_step": agent.trained.update_step,
                     "carry": carries[name],
                     "explore": False,
                     "generators": generators[name],
@@ -183,7 +184,6 @@ def plan_along(
 
 def _judge(result: Measured, model: Any, z: Tensor, plan: Plan, discount: float) -> None:
     """G of the plan and its slope, by the return's definition and autograd."""
-    assert plan.actions is not None
     actions = plan.actions.detach().clamp(-1, 1).requires_grad_()
     G = plan_return(model, z, actions, discount).squeeze(1)
     gradient = flatten(torch.autograd.grad(G.sum(), actions)[0])

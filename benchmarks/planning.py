@@ -47,7 +47,7 @@ from planners import (
     trained_agent,
 )
 
-from difftori.agent import FULLY_TRAINED_STEP, Agent
+from difftori.agent import Agent
 from difftori.config import ConfigError
 from difftori.training.evaluation import evaluate
 
@@ -92,8 +92,8 @@ def real_returns(agent: Agent, planner: Any, episodes: int) -> list[float]:
             planner,
             envs,
             seeds=[7000 + number for number in range(episodes)],
-            agent_step=FULLY_TRAINED_STEP,
-            update_step=FULLY_TRAINED_STEP,
+            agent_step=agent.trained.agent_step,
+            update_step=agent.trained.update_step,
             device=DEVICE,
         )
     return list(scored.rewards)

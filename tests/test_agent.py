@@ -8,6 +8,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from difftori import load_agent
 from difftori.agent import Agent
@@ -76,6 +77,7 @@ def test_it_reads_one_checkpoint_or_weights(run: Path) -> None:
     assert load_agent(run, latest, "cpu").trained == agent.trained
     weights = load_agent(str(run), str(run / "models" / "model.pt"), "cpu")
     assert weights.trained.env_step is None
+    assert weights.trained.agent_step == 64 // 3  # as far as the run's train_steps
     obs, _ = weights.make_env().reset(seed=0)
     assert np.isfinite(weights.act(obs)).all()
 
@@ -123,6 +125,30 @@ def test_its_own_loop_scores_as_an_evaluation(nested: Path) -> None:
         obs, reward, *_ = env.step(agent.act(obs))
         total += reward
     assert total == pytest.approx(scored.rewards[0], rel=1e-6)
+
+
+def test_plans_that_are_not_finite_are_counted(run: Path) -> None:
+    agent = load_agent(run, device="cpu")
+    with torch.no_grad():
+        agent.actor._model.state_dict()["_dynamics.0.weight"].fill_(torch.nan)
+    scored = evaluate(
+        agent.actor,
+        [agent.make_control_env() for _ in range(2)],
+        seeds=[5, 6],
+        agent_step=agent.trained.agent_step,
+        update_step=agent.trained.update_step,
+        device=agent.device,
+    )
+    assert scored.plans_not_finite == 2 * agent.spec.episode_length
+    assert np.isfinite(scored.rewards).all()
+
+
+def test_weights_that_are_not_finite_are_refused(run: Path, tmp_path: Path) -> None:
+    weights = torch.load(run / "models" / "model.pt", weights_only=True)
+    weights["model"]["_dynamics.0.weight"].fill_(torch.nan)
+    torch.save(weights, tmp_path / "model.pt")
+    with pytest.raises(ConfigError, match=r"_dynamics\.0\.weight is not finite"):
+        load_agent(run, tmp_path / "model.pt", "cpu")
 
 
 def test_what_is_not_there_is_named(run: Path, tmp_path: Path) -> None:

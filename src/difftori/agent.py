@@ -32,13 +32,11 @@ from difftori.config import Config, ConfigError, from_flat, plain_defaults, reso
 from difftori.devices import make_current
 from difftori.envs import ControlEnv, make_env
 from difftori.envs.rendering import prepare_suite_rendering
+from difftori.learning.finite import check_weights
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
 from difftori.training.seeding import generator
 from difftori.types import EnvSpec
-
-FULLY_TRAINED_STEP = 10**9
-"""agent step of weights without counters: every schedule has ended"""
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,9 @@ def load_agent(
     here = {"device": device, "buffer_device": "cpu"}
     config = from_flat({**plain_defaults(), **read_config(Path(run)), **here})
     set_tf32(config.run.tf32)
-    weights, trained = _read_weights(Path(run), None if checkpoint is None else Path(checkpoint))
+    weights, trained = _read_weights(
+        config, Path(run), None if checkpoint is None else Path(checkpoint)
+    )
     try:
         if config.env.modality == "pixels":
             prepare_suite_rendering(config.env.suite)
@@ -146,6 +146,7 @@ def load_agent(
     model = WorldModel(spec, config.model).to(place)
     try:
         model.load_state_dict(weights)
+        check_weights(model)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigError(f"the weights do not fit the run: {reason}") from error
@@ -153,13 +154,15 @@ def load_agent(
     return Agent(config, Actor(model, config, compiler), env, spec, place, trained)
 
 
-def _read_weights(run: Path, checkpoint: Path | None) -> tuple[dict[str, Tensor], Progress]:
+def _read_weights(
+    config: Config, run: Path, checkpoint: Path | None
+) -> tuple[dict[str, Tensor], Progress]:
     """The model's weights, and how far they were trained. Raises ConfigError."""
     if checkpoint is not None and not checkpoint.exists():
         raise ConfigError(f"checkpoint={checkpoint} does not exist")
     if checkpoint is not None and checkpoint.suffix != ".safetensors":
-        unknown = Progress(FULLY_TRAINED_STEP, FULLY_TRAINED_STEP, None)
-        return read_weights(checkpoint)["model"], unknown
+        end = config.run.train_steps // config.env.action_repeat
+        return read_weights(checkpoint)["model"], Progress(end, end, None)
     try:
         tree = read_latest(run) if checkpoint is None else load_tree(checkpoint)
     except CheckpointError as error:

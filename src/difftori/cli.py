@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from difftori.config import CONFIG_DIR, ConfigError, config_keys, unknown_key
 
+FAILED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
 BROKEN_PIPE_EXIT_CODE = 141

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from difftori.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
-REQUIREMENTS = ("requirements.txt", "requirements-theseus.txt")
 FAILED_EXIT_CODE = 1
+REQUIREMENTS = ("requirements.txt", "requirements-theseus.txt")
 
 
 class Report:
@@ -144,8 +144,9 @@ def check_rendering(config: "Config", report: Report) -> bool:
 
 def check_folder(config: "Config", report: Report) -> None:
     """What ``train.py`` would do with a run that is in the folder already."""
-    from difftori.checkpoints.checkpoint import other_settings, read_latest
+    from difftori.checkpoints.checkpoint import read_latest
     from difftori.checkpoints.folder import plan_for
+    from difftori.checkpoints.settings import other_settings
     from difftori.checkpoints.tree_file import CheckpointError
 
     folder = config.run.folder
@@ -160,11 +161,11 @@ def check_folder(config: "Config", report: Report) -> None:
         return
     if plan == "resume":
         try:
-            tree = read_latest(folder)  # None: it was killed before it saved
+            tree = read_latest(folder)
         except CheckpointError as error:
             report.line("fix", "run folder", str(error))
             return
-        changes = other_settings(tree, config.flat()) if tree else ""
+        changes = other_settings(tree["config"], config.flat()) if tree else ""
         if changes:
             text = f"{folder} holds a run with other settings: {changes}; choose another exp_name"
             report.line("fix", "run folder", text)

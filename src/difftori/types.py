@@ -85,16 +85,16 @@ class Plan:
 
     action: Float[Tensor, "B A"]
     """first action to execute, detached"""
+    finite: Bool[Tensor, "B"]
+    """False where the plan was not finite and ``action`` is a fallback"""
+    actions: Float[Tensor, "H B A"]
+    """the whole plan, detached and unclipped: the optimizer's best iterate, or the sampling
+    planner's mean"""
+    first_guess: Float[Tensor, "H B A"]
+    """where the planner began: the policy's actions, or the mean carried over"""
     carry: Float[Tensor, "B *C"] | None = None
     """what the planner wants back at the next step of the same episode, in a form of its own"""
     differentiable_action: Float[Tensor, "B A"] | None = None
     """first action of the last iterate, unclipped, with its graph"""
-    finite: Bool[Tensor, "B"] | None = None
-    """False where the plan was not finite and ``action`` is a fallback"""
-    actions: Float[Tensor, "H B A"] | None = None
-    """the whole plan, detached and unclipped: the optimizer's best iterate, or the sampling
-    planner's mean"""
-    first_guess: Float[Tensor, "H B A"] | None = None
-    """where the planner began: the policy's actions, or the mean carried over"""
     stats: Mapping[str, Float[Tensor, "B"]] = field(default_factory=dict)
     """numbers worth a log line, by name"""

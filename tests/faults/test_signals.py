@@ -13,7 +13,7 @@ from difftori.training.signals import RESUME_EXIT_CODE
 from runs import fingerprint, run_folder
 
 SAVE_SECONDS = 10
-NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 def wait_until_it_listens(child: Child) -> None:

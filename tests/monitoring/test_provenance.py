@@ -85,9 +85,11 @@ def test_what_cannot_be_read_or_written_is_a_warning(
 ) -> None:
     (tmp_path / "provenance.json").write_text("{")
     record(tmp_path, 500)
+    (tmp_path / "provenance.json").write_text('{"sessions": [{}]}')
+    record(tmp_path, 500)
     record(tmp_path / "gone")
     assert all("has no entry of this process" in message for message in caplog.messages)
-    assert len(caplog.messages) == 2
+    assert len(caplog.messages) == 3
 
 
 class TestGit:

@@ -121,6 +121,12 @@ def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     (folder / ".queued").write_text(json.dumps({**note, "slurm_job": "8_0"}))
     assert read_state(folder, {"8_0": "PENDING"}).state == "waiting"
     assert read_state(folder, {"8_0": "RUNNING"}).state == "running"
+    assert read_state(folder, {}).state == "stopped"
+    run = read_state(folder, None)
+    assert (run.state, run.reason) == (
+        "waiting",
+        "Slurm job 8_0, if it is there still: squeue does not answer",
+    )
 
 
 def test_runs_are_found_and_nothing_else(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ def test_a_run_is_finished_for_the_command_that_finished_it(
     finish(job)
     assert is_finished(job)
     assert is_finished(make_job(1, save_every_minutes=7))
+    assert is_finished(make_job(1, max_nonfinite=7))
+    younger = {key: value for key, value in job.config.flat().items() if key != "layer_norm"}
+    (job.folder / "config.yaml").write_text(yaml.safe_dump(younger))
+    assert is_finished(job)
     assert not is_finished(make_job(1, train_steps=10**6))
     assert not is_finished(make_job(1, lr=0.5))
     assert not is_finished(make_job(1, resume=False))

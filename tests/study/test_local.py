@@ -34,6 +34,8 @@ SCRIPTS = {
     "hangs": (
         "signal.signal(signal.SIGINT, signal.SIG_IGN); open('ready', 'w').close(); time.sleep(30)"
     ),
+    "imports": "open('ready', 'w').close(); time.sleep(30)",
+    "loses its folder": "import shutil; shutil.rmtree(os.getcwd()); sys.exit(1)",
     "tells its GPU": "print(os.environ['CUDA_VISIBLE_DEVICES'])",
 }
 
@@ -98,6 +100,22 @@ def test_ctrl_c_lets_the_runs_save_and_begins_no_more(make_job: Callable[..., Jo
     ]
     assert signal.getsignal(signal.SIGINT) == before
     assert sum(job.folder.exists() for job in study.jobs) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_run_that_does_not_listen_yet_has_not_failed(
+    make_job: Callable[..., Job], number: int
+) -> None:
+    study = Scripts([make_job(0)], ["imports"])
+    when_ready([study.jobs[0].folder], 1, lambda: os.kill(os.getpid(), number))
+    assert study.outcomes() == [("stopped", "as it began or ended")]
+
+
+def test_a_folder_that_is_deleted_fails_its_own_run(make_job: Callable[..., Job]) -> None:
+    study = Scripts([make_job(0), make_job(1)], ["loses its folder", "done"])
+    lost, done = study.outcomes()
+    assert lost == ("failed", "console.log cannot be read: No such file or directory")
+    assert done[0] == "done"
 
 
 def test_a_second_ctrl_c_ends_all_at_once(make_job: Callable[..., Job]) -> None:

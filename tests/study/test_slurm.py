@@ -84,6 +84,14 @@ def test_what_is_in_the_queue_already_is_not_submitted_again(
     assert "1 in the queue already, 0 to submit" in caplog.text
 
 
+def test_nothing_is_submitted_while_the_queue_is_not_known(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "listed_slurm_jobs", lambda: None)
+    with pytest.raises(RuntimeError, match="nothing was submitted"):
+        slurm.submit([make_job(1)], {})
+
+
 def test_where_there_is_no_slurm_one_line_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

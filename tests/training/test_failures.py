@@ -1,5 +1,6 @@
 """Bad environments and bad numbers: dropped, counted, and a clear stop after too many."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,25 @@ def test_a_redone_episode_has_its_updates_once(
     assert run_debug(tmp_path, *words) == 0
     assert records(run_folder(tmp_path), "train")[-1]["episodes_dropped"] == 1
     assert len(updates) == 2 * 3 * 16  # three planned episodes
+
+
+def test_a_film_that_cannot_be_begun_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a full disk; nothing has to render for it."""
+    make = Path.mkdir
+
+    def full(self: Path, *arguments: Any, **keys: Any) -> None:
+        if self.name == "videos":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        make(self, *arguments, **keys)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    monkeypatch.setattr("difftori.training.start.prepare_suite_rendering", lambda suite: None)
+    monkeypatch.setattr("difftori.training.start.refuse_unless_filmed", lambda env: None)
+    assert run_debug(tmp_path, "save_video=true") == 0
+    assert "the video cannot be written" in capsys.readouterr().err
+    assert len(records(run_folder(tmp_path), "eval")) == 2
 
 
 def break_making(monkeypatch: pytest.MonkeyPatch, when: set[int]) -> list[int]:

@@ -1,11 +1,13 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from builders import tiny_config, tiny_model, tiny_spec
 from difftori.config import ConfigError
-from difftori.training.resources import announce
+from difftori.training import resources
+from difftori.training.resources import announce, available_memory
 
 
 @pytest.mark.parametrize(("free_bytes", "fits"), [(10**6, False), (10**12, True)])
@@ -27,6 +29,20 @@ def test_a_buffer_on_the_gpu_has_to_fit_its_free_memory(
             ConfigError, match=r"and cuda:1 has 1\.0 MB free; lower max_buffer_size"
         ):
             check()
+
+
+def test_what_others_in_the_container_use_is_not_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are cached can make room."""
+    monkeypatch.setattr(resources, "CONTAINER", tmp_path)
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 200000\n")
+    assert available_memory(torch.device("cpu")) == 500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    without = available_memory(torch.device("cpu"))
+    assert without is None or without > 1_000_000
 
 
 @pytest.mark.parametrize(("can_terminate", "fits"), [(True, True), (False, False)])

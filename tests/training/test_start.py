@@ -53,9 +53,11 @@ def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
 
 def test_the_same_command_again_changes_nothing(tmp_path: Path) -> None:
     assert run_debug(tmp_path) == 0
-    before = fingerprint(run_folder(tmp_path))
+    folder = run_folder(tmp_path)
+    before, made_by = fingerprint(folder), (folder / "provenance.json").read_bytes()
     assert run_debug(tmp_path) == 0
-    assert fingerprint(run_folder(tmp_path)) == before
+    assert fingerprint(folder) == before
+    assert (folder / "provenance.json").read_bytes() == made_by  # it trained nothing
 
 
 def test_evaluation_does_not_disturb_training(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_no_worse_agent_takes_the_place_of_a_best_one_that_could_not_be_saved(
     rewards, best = iter([5.0, 1.0, 7.0, 2.0]), []
 
     def evaluate(actor: Actor, envs: Sequence[ControlEnv], **how: Any) -> Evaluation:
-        return Evaluation((next(rewards),) * len(envs), (), (), ())
+        return Evaluation((next(rewards),) * len(envs), (), (), (), 0)
 
     save = Checkpointer.save
 

@@ -36,6 +36,18 @@ def test_the_one_that_requeues_is_not_lost_among_others(
     assert heard == list(came)
 
 
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_terminal_that_is_gone_asks_to_stop_unless_it_was_to_be_ignored(ignored: bool) -> None:
+    """``nohup`` has it ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with StopSignals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+        assert signals.requested == (None if ignored else "SIGHUP")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_pythons_own_handler_of_an_interrupt_is_not_called(heard: list[str]) -> None:
     with StopSignals() as signals:
         signal.raise_signal(signal.SIGINT)

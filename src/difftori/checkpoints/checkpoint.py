@@ -10,27 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from difftori.checkpoints.episodes import EpisodeFiles
+from difftori.checkpoints.settings import binding, other_settings
 from difftori.checkpoints.store import CheckpointStore
 from difftori.checkpoints.tree_file import CheckpointError, CheckpointWriteError
-from difftori.config import ConfigError, from_flat, plain_defaults
+from difftori.config import ConfigError
 from difftori.replay import ReplayBuffer
-from difftori.schedule import Schedule
 from difftori.types import EnvSpec
 
 FORMAT = 4
 """of the tree; a checkpoint of another format is refused"""
-
-MAY_DIFFER = frozenset(
-    {
-        *("train_steps", "eval_episodes", "save_video", "preset", "agent"),
-        *("exp_name", "log_dir", "resume", "overwrite", "start_from", "save_every_minutes"),
-        *("save_model", "device", "buffer_device", "threads", "compile"),
-        *("cuda_graphs", "prefetch", "max_nonfinite", "max_failed_episodes"),
-        *("use_wandb", "wandb_project", "wandb_entity", "wandb_mode", "wandb_group"),
-        *("wandb_tags", "wandb_artifact", "use_tensorboard"),
-    }
-)
-"""keys of the config that a resumed run may change"""
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +34,7 @@ class Checkpointer:
         *,
         every_minutes: float,
     ) -> None:
-        """``config`` has the flat keys; those outside ``MAY_DIFFER`` must agree to resume."""
+        """``config`` has the flat keys."""
         self._folder = folder
         self._config = config
         self._every_seconds = 60 * every_minutes
@@ -77,7 +65,7 @@ class Checkpointer:
         """
         self._saved_at = time.monotonic()
         state = buffer.priorities_state()
-        whole = {**tree, "format": FORMAT, "config": _identity(self._config), "replay": state}
+        whole = {**tree, "format": FORMAT, "config": binding(self._config), "replay": state}
         try:
             self._write_episodes(buffer)
             self._store.save(number, whole, best=best)
@@ -92,6 +80,8 @@ class Checkpointer:
 
     def latest(self) -> dict[str, Any] | None:
         """The newest checkpoint that is whole, None if the run has none.
+
+        It becomes the last one: newer ones, which cannot be used, are deleted.
 
         Raises:
             ConfigError: it belongs to another configuration; names what differs.
@@ -132,7 +122,7 @@ class Checkpointer:
             raise ConfigError(
                 f"the checkpoint has format {tree.get('format')}, this version reads {FORMAT}"
             )
-        changes = other_settings(tree, self._config)
+        changes = other_settings(tree["config"], self._config)
         if changes:
             raise ConfigError(
                 f"the run in {self._folder} was made with other settings: {changes}; "
@@ -140,29 +130,6 @@ class Checkpointer:
             )
         for number in _episodes_of(tree):
             self._episodes.load(number)
-
-
-def other_settings(tree: dict[str, Any], config: dict[str, Any]) -> str:
-    """What keeps a run with the flat ``config`` from going on from ``tree``: ``lr 1 (now 2)``.
-
-    Empty if nothing does. A key that is younger than the checkpoint has had its default.
-    """
-    free = {key: value for key, value in config.items() if key in MAY_DIFFER}
-    try:
-        before = from_flat({**free, **plain_defaults(), **tree["config"]}, check_devices=False)
-    except ConfigError as error:  # of another version
-        return str(error)
-    now, stored = _identity(config), _identity(before.flat())
-    return ", ".join(
-        f"{key} {_shown(stored[key])} (now {_shown(now[key])})"
-        for key in sorted(now)
-        if stored[key] != now[key]
-    )
-
-
-def _shown(value: Any) -> Any:
-    """A schedule as one writes it; anything else as it is."""
-    return Schedule(*value) if isinstance(value, list) and len(value) == 3 else value
 
 
 def read_latest(folder: Path) -> dict[str, Any] | None:
@@ -177,7 +144,3 @@ def read_latest(folder: Path) -> dict[str, Any] | None:
 def _episodes_of(tree: dict[str, Any]) -> range:
     """The running numbers of the episodes that a checkpoint refers to."""
     return range(tree["replay"]["first_episode"], tree["replay"]["episodes_added"])
-
-
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in MAY_DIFFER}

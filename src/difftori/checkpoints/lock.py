@@ -37,7 +37,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / LOCK_FILE, timeout=WAIT_SECONDS).acquire()
+        lock = FileLock(folder / LOCK_FILE, timeout=WAIT_SECONDS, fallback_to_soft=False).acquire()
     except Timeout as error:
         who = "process {pid} on {host}, started {started}".format(**_read_holder(folder))
         raise RunLockedError(f"{folder} is in use by {who}") from error

@@ -125,7 +125,6 @@ class OnReplay(_WithGradient):
         obs = self._learner.augment(self._buffer.uniform_observations(count))
         plan = self._plan(obs, episode_start_step, update_step)
         finite = plan.finite
-        assert finite is not None
         kept = int(finite.sum())
         dropped = {"replayed_plans_dropped": float(count - kept)}
         if kept == 0:

@@ -52,14 +52,13 @@ def record_session(folder: Path, *, device: torch.device, env_step: int) -> None
             write_bytes(folder / name, diff)
         content = json.dumps({"sessions": [*sessions, session]}, indent=2) + "\n"
         write_bytes(path, content.encode())
+        before, now = _what_counts((sessions or [session])[-1]), _what_counts(session)
     except (OSError, ValueError, LookupError, TypeError) as error:
         logger.warning(f"{path} has no entry of this process: {error!r}")
         return
-    if env_step > 0 and sessions:
-        before, now = _what_counts(sessions[-1]), _what_counts(session)
-        changes = [f"{k} {now[k]} (was {before.get(k)})" for k in now if now[k] != before.get(k)]
-        if changes:
-            logger.warning(f"resumed with {', '.join(changes)}: the run may not repeat to the bit")
+    changes = [f"{k} {now[k]} (was {before.get(k)})" for k in now if now[k] != before.get(k)]
+    if env_step > 0 and changes:
+        logger.warning(f"resumed with {', '.join(changes)}: the run may not repeat to the bit")
 
 
 def describe_process(device: torch.device, env_step: int) -> dict[str, Any]:

@@ -93,15 +93,13 @@ class Actor:
             )
         return self._executable(plan)
 
-    def act_randomly(self, generators: Sequence[torch.Generator]) -> Plan:
+    def act_randomly(self, generators: Sequence[torch.Generator]) -> Float[Tensor, "B A"]:
         """Uniform in the box, for the seed phase."""
-        return Plan(action=noise.uniform_actions(self._model.action_dim, generators))
+        return noise.uniform_actions(self._model.action_dim, generators)
 
     def _executable(self, plan: Plan) -> Plan:
         """Clip into the box, and stand still where the plan is not finite."""
-        action = plan.action
-        if plan.finite is not None:
-            action = action.masked_fill(~plan.finite.unsqueeze(1), 0.0)
+        action = plan.action.masked_fill(~plan.finite.unsqueeze(1), 0.0)
         at_bound = (action.abs() >= 1).float().mean(dim=1)
         if self._config.clip_actions:
             action = action.clamp(-1, 1)

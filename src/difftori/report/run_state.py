@@ -40,16 +40,18 @@ class RunState:
 def read_state(folder: Path, slurm_jobs: Mapping[str, str] | None = None) -> RunState:
     """How far the run in ``folder`` is; ``slurm_jobs`` is what ``listed_slurm_jobs`` gave.
 
+    Where Slurm cannot be asked, a run that was put into its queue still waits.
+
     A run whose files hold something else counts as failed, and says so.
     """
     try:
-        return _read_state(folder, slurm_jobs or {})
+        return _read_state(folder, slurm_jobs)
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         reason = f"its files cannot be read: {describe(error)}"
         return RunState(folder, "failed", reason, 0, None, None, None)
 
 
-def _read_state(folder: Path, slurm_jobs: Mapping[str, str]) -> RunState:
+def _read_state(folder: Path, slurm_jobs: Mapping[str, str] | None) -> RunState:
     state, reason = _state(folder, slurm_jobs)
     try:
         total = read_config(folder).get("train_steps")
@@ -87,12 +89,15 @@ def listed_slurm_jobs() -> dict[str, str] | None:
     return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
 
 
-def _state(folder: Path, slurm_jobs: Mapping[str, str]) -> tuple[State, str]:
+def _state(folder: Path, slurm_jobs: Mapping[str, str] | None) -> tuple[State, str]:
     status, queued = read_status(folder), read_object(folder / QUEUED_FILE)
     said, reason = status.get("state"), str(status.get("reason") or "")
     if holder_of(folder) is not None:
         return "running", ""
     job = slurm_job_of(folder)
+    if slurm_jobs is None and queued.get("slurm_job"):
+        return "waiting", f"Slurm job {job}, if it is there still: squeue does not answer"
+    slurm_jobs = slurm_jobs or {}
     if said != "done" and job in slurm_jobs:
         # of a running job that does not hold the folder, the run begins or has just ended
         return ("running" if slurm_jobs[job] == "RUNNING" else "waiting"), f"Slurm job {job}"

@@ -12,12 +12,11 @@ from omegaconf import DictConfig
 
 from difftori.checkpoints.files import write_bytes
 from difftori.checkpoints.folder import read_config
+from difftori.checkpoints.settings import other_settings
 from difftori.config import Config, ConfigError, from_hydra
 from difftori.monitoring.status import QUEUED_FILE, clear_queued, read_status
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
-KEYS_WITHOUT_EFFECT = {"log_dir", "threads", "resume", "overwrite", "save_every_minutes"}
-"""keys whose change leaves a finished run finished"""
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,8 @@ def is_finished(job: Job) -> bool:
         before, now = read_config(folder), job.config.flat()
     except ConfigError:
         return False
-    keys = (before.keys() | now.keys()) - KEYS_WITHOUT_EFFECT
-    return all(before.get(key) == now.get(key) for key in keys)
+    longer = now["train_steps"] > before.get("train_steps", 0)
+    return not longer and not other_settings(before, now)
 
 
 def mark_queued(job: Job, slurm_job: str | None = None) -> None:

@@ -19,19 +19,17 @@ from types import FrameType
 from typing import Literal
 
 from difftori.checkpoints.lock import holder_of
-from difftori.cli import INTERRUPTED_EXIT_CODE
+from difftori.cli import FAILED_EXIT_CODE, INTERRUPTED_EXIT_CODE
 from difftori.config import ConfigError
 from difftori.monitoring.console import Console
 from difftori.monitoring.status import CONSOLE_FILE, amend_status, one_line, read_status
 from difftori.report.run_state import read_state
 from difftori.study.jobs import TRAIN, Job, is_finished, mark_queued, unmark_queued
-from difftori.training.signals import RESUME_EXIT_CODE
+from difftori.training.signals import RESUME_EXIT_CODE, SIGNALS, heard_signals
 
-FAILED_EXIT_CODE = 1
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 POLL_SECONDS = 0.1
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-NOT_YET_LISTENING = {INTERRUPTED_EXIT_CODE, -signal.SIGINT, -signal.SIGTERM}
+NOT_YET_LISTENING = {INTERRUPTED_EXIT_CODE, *(-number for number in SIGNALS)}
 """exit codes of a process that was asked to stop while it was importing"""
 State = Literal["done", "stopped", "failed", "running"]
 """how a run ended; running: in another process"""
@@ -177,9 +175,7 @@ class LocalStudy:
         def note(number: int, frame: FrameType | None) -> None:
             self._signals.append(number)
 
-        # nohup has a study ignore that its terminal is gone
-        heard = [s for s in SIGNALS if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
-        before = {number: signal.signal(number, note) for number in heard}
+        before = {number: signal.signal(number, note) for number in heard_signals()}
         try:
             yield
         finally:
@@ -191,9 +187,8 @@ class LocalStudy:
             number = self._signals.pop(0)
             if not self._stopping:
                 logger.info("stopping: the runs save and end; Ctrl-C again ends them at once")
-                passed_on = signal.SIGTERM if number == signal.SIGHUP else number
                 for process in self._running:
-                    process.popen.send_signal(passed_on)
+                    process.popen.send_signal(number)
             elif number == signal.SIGINT:
                 self._killing = True
                 for process in self._running:
@@ -204,7 +199,10 @@ class LocalStudy:
 
 def last_words(folder: Path) -> str:
     """The last error, or else the last line, that the run's latest process printed."""
-    text = (folder / CONSOLE_FILE).read_text(errors="replace")
+    try:
+        text = (folder / CONSOLE_FILE).read_text(errors="replace")
+    except OSError as error:
+        return f"{CONSOLE_FILE} cannot be read: {error.strerror}"
     # each process of the run begins with a line that tells its command
     latest = re.split(r"^\$ ", text, flags=re.MULTILINE)[-1]
     lines = [line for line in latest.splitlines()[1:] if line.strip()]

@@ -69,8 +69,13 @@ def submit(jobs: Sequence[Job], keys: Mapping[str, Any]) -> None:
 
     Args:
         keys: of ``cfgs/hydra/launcher/slurm.yaml``.
+
+    Raises:
+        RuntimeError: Slurm does not answer, so that what waits already is not known.
     """
-    queue = listed_slurm_jobs() or {}
+    queue = listed_slurm_jobs()
+    if queue is None:
+        raise RuntimeError("Slurm cannot be asked for its queue (squeue); nothing was submitted")
     missing = [job for job in jobs if not is_finished(job)]
     new = [job for job in missing if slurm_job_of(job.folder) not in queue]
     logger.info(

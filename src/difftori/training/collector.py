@@ -181,7 +181,7 @@ class Collector:
         """The action ``[A]`` and the planner's carry; learns from the plan where the mode does."""
         generators = [self.generator]
         if not self.is_planned(counters.episode_start_step):
-            (action,) = download(self.actor.act_randomly(generators).action)
+            (action,) = download(self.actor.act_randomly(generators))
             return action[0].numpy(), None
         plan = self.actor.act(
             obs,
@@ -192,7 +192,6 @@ class Collector:
             generators=generators,
             differentiate=self.plan_gradient.differentiates,
         )
-        assert plan.finite is not None
         # Here, and not before, the device is waited for.
         action, finite, *stats = download(plan.action, plan.finite, *plan.stats.values())
         if not finite.all():

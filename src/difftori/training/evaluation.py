@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from difftori.config import ConfigError
-from difftori.devices import upload
+from difftori.devices import download, upload
 from difftori.envs import ControlEnv
 from difftori.envs.base import check_values
 from difftori.monitoring.status import describe, describe_failure
@@ -49,10 +49,17 @@ class Evaluation:
     """the same at any step"""
     errors: tuple[str, ...]
     """what failed environments said"""
+    plans_not_finite: int
+    """agent steps, of all episodes, in which the agent stood still for that"""
 
     @property
     def mean_reward(self) -> float:
         return float(np.nanmean(self.rewards)) if np.isfinite(self.rewards).any() else float("nan")
+
+    @property
+    def stood_still(self) -> str:
+        """In words."""
+        return f"the agent stood still in {self.plans_not_finite} steps: its plan was not finite"
 
     @property
     def reward_std(self) -> float:
@@ -131,7 +138,7 @@ def evaluate(
     rows = [_Row.start(env, seed) for env, seed in zip(envs, seeds, strict=True)]
     generators = [generator(device, seed, "evaluation") for seed in seeds]
     carry = None
-    step = 0
+    step = plans_not_finite = 0
 
     def show(plan: Plan | None) -> None:
         nonlocal watch
@@ -160,7 +167,9 @@ def evaluate(
         watched = not rows[0].done
         if watched:
             show(plan)
-        for row, action in zip(rows, plan.action.cpu().numpy(), strict=True):
+        actions, finite = download(plan.action, plan.finite)
+        for row, action, is_finite in zip(rows, actions.numpy(), finite.tolist(), strict=True):
+            plans_not_finite += not (row.done or is_finite)
             row.advance(action)
         step += 1
         if watched and rows[0].done and rows[0].error is None:
@@ -174,6 +183,7 @@ def evaluate(
         successes=tuple(row.success or 0.0 for row in judged),
         successes_any=tuple(row.success_any or 0.0 for row in judged),
         errors=tuple(row.error for row in rows if row.error is not None),
+        plans_not_finite=plans_not_finite,
     )
 
 

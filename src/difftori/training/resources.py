@@ -16,8 +16,8 @@ from difftori.types import EnvSpec
 
 EPISODE_HEADER_BYTES = 1024
 """about, of an episode's file"""
-MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""of a container"""
+CONTAINER = Path("/sys/fs/cgroup")
+"""what a container may use, and uses"""
 
 logger = logging.getLogger(__name__)
 
@@ -119,5 +119,8 @@ def available_memory(device: torch.device) -> int | None:
     found = re.search(r"MemAvailable: *(\d+) kB", text)
     limits = [int(found[1]) * 1024] if found else []
     with suppress(OSError, ValueError):  # no limit
-        limits.append(int(MEMORY_LIMIT.read_text()))
+        limit = int((CONTAINER / "memory.max").read_text())
+        used = int((CONTAINER / "memory.current").read_text())
+        cached = re.search(r"(?m)^inactive_file (\d+)$", (CONTAINER / "memory.stat").read_text())
+        limits.append(max(0, limit - used + (int(cached[1]) if cached else 0)))
     return min(limits, default=None)

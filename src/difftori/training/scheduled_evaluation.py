@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,8 @@ class Evaluator:
         path = ("evaluation", counters.episode)
         result = None
         try:
-            with self._film(counters.env_step) as show:
+            with ExitStack() as films:
+                show = self._film(counters.env_step, films)
                 result = evaluate(
                     self.actor,
                     self.envs,
@@ -119,6 +120,8 @@ class Evaluator:
             if result is None:
                 raise
             logger.warning(f"the video was not written: {error}")
+        if result.plans_not_finite:
+            logger.warning(result.stood_still)
         for reason in result.errors:
             logger.warning(f"an episode of the evaluation failed: {reason}")
         for env, reward in zip(list(self.envs), result.rewards, strict=True):
@@ -127,14 +130,17 @@ class Evaluator:
                 close_quietly(env)
         return result
 
-    def _film(self, env_step: int) -> AbstractContextManager[Callable[[np.ndarray], None] | None]:
-        """Gives what takes the pictures; its end raises OSError if the film is not whole."""
+    def _film(self, env_step: int, films: ExitStack) -> Callable[[np.ndarray], None] | None:
+        """What takes the pictures, None without; ``films`` ends with an OSError if some lack."""
         if not self.config.save_video:
-            return nullcontext()
+            return None
         path = eval_video_path(self.folder, env_step)
-        with suppress(OSError):  # the film's end tells of it
+        try:
             path.parent.mkdir(exist_ok=True)
-        return video_writer(path, FILM_FPS)
+            return films.enter_context(video_writer(path, FILM_FPS))
+        except OSError as error:
+            logger.warning(f"the video cannot be written: {error}")
+            return None
 
     def close(self) -> None:
         for env in self.envs:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def derive_seed(seed: int, *path: str | int) -> int:
-    """A seed below 2³¹ for the purpose that ``path`` names; different paths, different seeds."""
+    """A seed below 2³¹ for the purpose that ``path`` names; zeros at its end count for nothing."""
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in path]
     return int(np.random.SeedSequence([seed, *words]).generate_state(1)[0] >> 1)
 

@@ -7,7 +7,7 @@ from typing import Any
 RESUME_EXIT_CODE = 75
 """EX_TEMPFAIL: the run stopped on request, saved, and goes on with the same command"""
 
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopRequested(Exception):  # noqa: N818, a request and not an error
@@ -16,6 +16,12 @@ class StopRequested(Exception):  # noqa: N818, a request and not an error
     def __init__(self, signal_name: str, saved: bool) -> None:
         super().__init__(signal_name)
         self.saved = saved
+
+
+def heard_signals() -> list[int]:
+    """Those that ask this process to stop; nohup has it ignore that its terminal is gone."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in SIGNALS if number != signal.SIGHUP or not ignored]
 
 
 class StopSignals:
@@ -28,8 +34,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        for name in _SIGNALS:
-            number = getattr(signal, name)
+        for number in heard_signals():
             self._before[number] = signal.signal(number, self._note)
         return self
 

@@ -15,6 +15,7 @@ from difftori.checkpoints.folder import empty, plan_for, refuse_to_touch
 from difftori.checkpoints.lock import RunLockedError, run_lock
 from difftori.checkpoints.published_weights import load_published
 from difftori.checkpoints.tree_file import CheckpointError
+from difftori.cli import FAILED_EXIT_CODE
 from difftori.compiling.compiler import Compiler
 from difftori.compiling.cuda_graphs import CudaGraphs
 from difftori.compiling.float32_matmul import set_tf32
@@ -43,8 +44,6 @@ from difftori.training.signals import RESUME_EXIT_CODE, StopRequested, StopSigna
 from difftori.training.state import Averages
 from difftori.training.trainer import Trainer
 from difftori.types import EnvSpec
-
-FAILED_EXIT_CODE = 1
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +101,8 @@ def _run(config: Config, console: Console, signals: StopSignals) -> int:
         settings = yaml.safe_dump(config.flat(), sort_keys=False)
         _write_or_warn(folder / "config.yaml", settings.encode())
         env_step = trainer.counters.env_step
-        record_session(folder, device=trainer.model.device, env_step=env_step)
+        if not trainer.is_complete:
+            record_session(folder, device=trainer.model.device, env_step=env_step)
         write_status(folder, "running", env_step=env_step)
         clear_queued(folder)
         metrics.attach(start_trackers(config, metrics.next_env_step))
@@ -267,7 +267,7 @@ def _restore(trainer: Trainer) -> None:
     trainer.checkpointer.load_buffer(tree, trainer.buffer)
     trainer.load_state_dict(tree)
     counters = trainer.counters
-    if counters.env_step >= run.train_steps and counters.phase == "acting":
+    if trainer.is_complete:
         logger.info(f"nothing left to do: the run is at {counters.env_step:,} env steps")
         return
     ignored = f"; start_from={run.start_from} is not read again" if run.start_from else ""

@@ -72,18 +72,14 @@ class Trainer:
             EpisodeFailedError: too many failed episodes in a row.
             CheckpointError: the end of the run could not be saved.
         """
-        counters, train_steps = self.counters, self.config.run.train_steps
+        counters = self.counters
         if not self.collector.replay_open_episode(counters):
             logger.warning(
                 "the environment does not repeat the interrupted episode exactly: it is dropped, "
                 "and the run goes on, but not to the same bit"
             )
-        self.console.start(train_steps, "env steps", counters.env_step)
-        while (
-            counters.phase != "acting"
-            or self.collector.open is not None
-            or counters.env_step < train_steps
-        ):
+        self.console.start(self.config.run.train_steps, "env steps", counters.env_step)
+        while not self.is_complete:
             if counters.phase == "acting":
                 self._act_episode()
             if counters.phase == "updating":
@@ -99,6 +95,13 @@ class Trainer:
                     self._save(best=best)  # if it fails, no later agent takes its place
         if not self._save():
             raise CheckpointError("the run is complete, but its end could not be saved")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do: no episode is open, and none has to follow."""
+        counters = self.counters
+        ended = counters.phase == "acting" and self.collector.open is None
+        return ended and counters.env_step >= self.config.run.train_steps
 
     @property
     def elapsed_seconds(self) -> float:
@@ -168,7 +171,7 @@ class Trainer:
     def _agent_steps_to_learn_from(self, episode_length: int) -> int:
         """Those of the episode; after the first planned one, those of the seed phase.
 
-        None while all episodes are too short to be learned from.
+        0 while all episodes are too short to be learned from.
         """
         planned = self.collector.is_planned(self.counters.episode_start_step)
         if not planned or not self.buffer.can_sample:

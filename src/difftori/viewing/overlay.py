@@ -88,14 +88,13 @@ class PlanPanel:
         axes.axvline(0, color="gray", linewidth=1)
         past = np.asarray(self._taken[-history:])
         curves = [(past, 1 - len(past), "taken", TAKEN)]
-        if plan is not None and plan.first_guess is not None:
+        if plan is not None:
             curves.append((plan.first_guess[:, 0].cpu().numpy(), 0, "first guess", BEFORE))
-        if plan is not None and plan.actions is not None:
             curves.append((plan.actions[:, 0].cpu().numpy(), 0, "plan", AFTER))
         for values, first_step, name, colour in curves:
             lines = axes.plot(first_step + np.arange(len(values)), values + zeros, color=colour)
             lines[0].set_label(name)
-        if plan is not None and plan.finite is not None and not plan.finite[0]:
+        if plan is not None and not plan.finite[0]:
             axes.text(0.5, 0.5, "the plan is not finite", transform=axes.transAxes, color="red")
         _add_legend(axes)
 

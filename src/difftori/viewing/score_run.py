@@ -89,6 +89,7 @@ def _write_score(options: ScoreOptions, agent: Agent, path: Path, result: Evalua
         "episode_rewards": rewards,
         "episode_success": _mean(result.successes),
         "episode_success_any": _mean(result.successes_any),
+        "plans_not_finite": result.plans_not_finite,
         "errors": result.errors,
     }
     write_bytes(path, (json.dumps(summary, indent=2) + "\n").encode())
@@ -99,6 +100,8 @@ def _write_score(options: ScoreOptions, agent: Agent, path: Path, result: Evalua
             f"success {np.mean(result.successes):.2f} at the last step, "
             f"{np.mean(result.successes_any):.2f} at any"
         )
+    if result.plans_not_finite:
+        logger.warning(result.stood_still)
     for error in result.errors:
         logger.warning(f"an episode failed: {error}")
 
