@@ -142,7 +142,7 @@ def from_flat(flat: Mapping[str, Any], *, check_devices: bool = True) -> Config:
         try:
             sections[name] = section.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(one_line(error)) from error
+            raise ConfigError(first_problem(error)) from error
     config = Config.model_validate(sections)
     if config.plan_gradient.plan_gradient != "none" and config.actor.planner != "trajectory":
         raise ConfigError(
@@ -163,7 +163,7 @@ def unknown_key(key: str, known: Iterable[str], file: str = "default.yaml") -> s
     return f"unknown key '{key}'; {hint}"
 
 
-def one_line(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
     """The first problem, as ``key=value: what is wrong``."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")

@@ -14,7 +14,7 @@ from difftori.sections import RunConfig
 KEPT = (LOCK_FILE, HOLDER_FILE, QUEUED_FILE, CONSOLE_FILE)
 """what stays when a run is overwritten: it belongs to the run that begins"""
 
-Plan = Literal["free", "resume", "restart", "overwrite", "refuse", "refuse finished"]
+FolderPlan = Literal["free", "resume", "restart", "overwrite", "refuse", "refuse finished"]
 """``restart``: it never saved, so that it begins again; ``refuse finished``: it cannot go on"""
 
 
@@ -34,7 +34,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def plan_for(run: RunConfig) -> Plan:
+def plan_for(run: RunConfig) -> FolderPlan:
     """What a command would do with what is in its folder; looks, and changes nothing."""
     folder = run.folder
     saved = any((folder / "checkpoints").glob("step_*"))

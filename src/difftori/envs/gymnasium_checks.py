@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
-from difftori.envs.gymnasium_suite import GymnasiumSimulator, one_line
+from difftori.envs.gymnasium_suite import GymnasiumSimulator, sentence
 
 SEEDS = (1, 2)
 STEPS = 20
@@ -53,7 +53,7 @@ def _refuse_broken(simulator: GymnasiumSimulator) -> None:
             reason = error
     raise ValueError(
         f"env_id={simulator.env_id}: its reset(seed=…) and first step fail with "
-        f"{type(reason).__name__}: {one_line(reason)} Gymnasium's check_env says more"
+        f"{type(reason).__name__}: {sentence(reason)} Gymnasium's check_env says more"
     ) from reason
 
 
@@ -64,8 +64,8 @@ def _api_remarks(simulator: GymnasiumSimulator) -> list[str]:
             check_env(simulator.unwrapped, skip_render_check=True, skip_close_check=True)
             failure = []
         except Exception as error:  # an environment may raise anything
-            failure = [f"{type(error).__name__}: {one_line(error)}"]
-    said = (one_line(w.message).removeprefix("WARN: ") for w in caught)
+            failure = [f"{type(error).__name__}: {sentence(error)}"]
+    said = (sentence(w.message).removeprefix("WARN: ") for w in caught)
     serious = (text for text in said if not any(words in text for words in STYLE_ONLY))
     return list(dict.fromkeys(chain(serious, failure)))
 

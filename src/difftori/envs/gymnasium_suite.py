@@ -191,16 +191,16 @@ def _make(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
             return gym.make(env_id, **{"disable_env_checker": True, **env_kwargs})
         except ModuleNotFoundError as error:
             raise ValueError(
-                f"env_id={env_id}: {one_line(error)} The folder of a module of your own must be "
+                f"env_id={env_id}: {sentence(error)} The folder of a module of your own must be "
                 "the current one, or stand in PYTHONPATH"
             ) from error
         except gym.error.NameNotFound as error:
             raise ValueError(
-                f"env_id={env_id}: {one_line(error)} One of a module of your own is "
+                f"env_id={env_id}: {sentence(error)} One of a module of your own is "
                 "env_id=module:Name-v0"
             ) from error
         except Exception as error:  # an environment's constructor may raise anything
-            raise ValueError(f"env_id={env_id}: {one_line(error)}") from error
+            raise ValueError(f"env_id={env_id}: {sentence(error)}") from error
 
 
 def _without_a_search_for_renderers() -> AbstractContextManager[None]:
@@ -233,7 +233,7 @@ def _refuse_observations(space: Space[Any] | None) -> None:
         )
 
 
-def one_line(error: BaseException | str) -> str:
+def sentence(error: BaseException | str) -> str:
     """What an exception or a warning says, as one line without Gymnasium's colours."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     text = " ".join(text.split()) or type(error).__name__

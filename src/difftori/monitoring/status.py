@@ -34,7 +34,7 @@ def write_status(
     """
     status = {
         "state": state,
-        "reason": one_line(reason),
+        "reason": first_line(reason),
         "env_step": env_step,
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -63,7 +63,7 @@ def describe(error: BaseException) -> str:
     """An exception that nobody expected, in one line."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted before it could save"
-    text = one_line(str(error))
+    text = first_line(str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -85,7 +85,7 @@ def slurm_job() -> str | None:
     return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
 
 
-def one_line(text: str) -> str:
+def first_line(text: str) -> str:
     """The first line that says something."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 

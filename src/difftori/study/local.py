@@ -22,7 +22,7 @@ from difftori.checkpoints.lock import holder_of
 from difftori.cli import FAILED_EXIT_CODE, INTERRUPTED_EXIT_CODE
 from difftori.config import ConfigError
 from difftori.monitoring.console import Console
-from difftori.monitoring.status import CONSOLE_FILE, amend_status, one_line, read_status
+from difftori.monitoring.status import CONSOLE_FILE, amend_status, first_line, read_status
 from difftori.report.run_state import read_state
 from difftori.study.jobs import TRAIN, Job, is_finished, mark_queued, unmark_queued
 from difftori.training.signals import RESUME_EXIT_CODE, SIGNALS, heard_signals
@@ -140,7 +140,7 @@ class LocalStudy:
                     env=environment,
                 )
         except OSError as error:
-            return "failed", f"cannot be started: {one_line(str(error))}"
+            return "failed", f"cannot be started: {first_line(str(error))}"
         self._running.append(_Process(job, popen, gpu))
         return None
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from difftori.agent import Agent, load_agent
 from difftori.checkpoints.folder import read_config
-from difftori.config import ConfigError, one_line
+from difftori.config import ConfigError, first_problem
 from difftori.envs import ControlEnv
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.key_types import CountOrZero, Section, number
@@ -107,4 +107,4 @@ def read_options(cfg: DictConfig, kind: type[Options]) -> Options:
     try:
         return kind.model_validate(OmegaConf.to_container(cfg))
     except ValidationError as error:
-        raise ConfigError(one_line(error)) from error
+        raise ConfigError(first_problem(error)) from error
