@@ -23,6 +23,6 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = cli.rename_tasks(sys.argv[1:])
+    sys.argv[1:] = cli.rename_tasks(cli.multirun_first(sys.argv[1:]))
     cli.refuse_unknown_words(sys.argv[1:])
     cli.quietly_interruptible(main)

@@ -147,6 +147,22 @@ class Undrawn(Walk):
     render = gym.Env.render
 
 
+class Floats(Walk):
+    """Its pictures are floats in [0, 1], and its rate is none."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": "fast"}
+
+    def render(self) -> Any:
+        return np.ones((20, 20, 3))
+
+
+class Exits(Walk):
+    """As some do when their window is closed."""
+
+    def step(self, action: Any) -> Any:
+        raise SystemExit(0)
+
+
 class Paired(Walk):
     observation_space = Tuple((Box(-9, 9, (2,), np.float32), Discrete(3)))
 
@@ -191,7 +207,7 @@ FAKES = (
         Unseeded,
         Counting,
     ),
-    *(Wrong, Blind, Undrawn, Paired, ChoosesAmongThree, Unbounded, Whole, Listing),
+    *(Wrong, Blind, Undrawn, Floats, Exits, Paired, ChoosesAmongThree, Unbounded, Whole, Listing),
     *(NoActions, NoObservations),
 )
 for fake in FAKES:

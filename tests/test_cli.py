@@ -33,6 +33,9 @@ def test_published_names_are_checked_as_any_other(capsys: pytest.CaptureFixture[
     [
         (["-m", "run=logs"], "evaluate", "train.py alone"),
         (["exp_name=a=b"], "default", "'exp_name=\"a=b\"'"),
+        (["log_dir=ü"], "default", "'log_dir=\"ü\"'"),
+        (["-m", "mode=choice(default,nope)"], "default", "mode=nope: choose from"),
+        (["-m", "lr=interval(0,1)"], "default", "an interval does not say which runs"),
     ],
 )
 def test_refused_words_say_what_to_write(
@@ -41,3 +44,8 @@ def test_refused_words_say_what_to_write(
     with pytest.raises(SystemExit):
         cli.refuse_unknown_words(words, config_name)
     assert told in capsys.readouterr().err
+
+
+def test_m_may_stand_anywhere() -> None:
+    words = ["preset=debug", "-m", "seed=1,2"]
+    assert cli.multirun_first(words) == ["-m", "preset=debug", "seed=1,2"]

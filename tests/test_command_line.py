@@ -31,6 +31,12 @@ def test_hydras_own_options_may_have_values_of_their_own() -> None:
     assert shown.stdout.startswith("seed: 7\n")
 
 
+def test_letters_that_the_outputs_encoding_lacks_are_spelled_out() -> None:
+    shown = run("plot.py", "--help", PYTHONIOENCODING="ascii")
+    assert shown.returncode == 0, shown.stderr
+    assert "\\u2026" in shown.stdout
+
+
 def test_a_run_is_trained_scored_and_filmed(tmp_path: Path) -> None:
     done = run("train.py", "preset=debug", "seed=3", f"log_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
@@ -55,6 +61,7 @@ def test_a_run_is_trained_scored_and_filmed(tmp_path: Path) -> None:
         (["seed=1,2"], "many runs need -m"),
         (["modality=pixels", "camera=5"], "this task has cameras 0 to"),
         (["-m", "hydra/launcher=joblib"], "choose from local, slurm"),
+        (["seed=range(3,1)", "-m"], "the study has no runs"),
     ],
 )
 def test_a_wrong_word_is_refused_before_anything_starts(

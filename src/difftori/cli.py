@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import io
 import os
 import re
 import sys
@@ -49,8 +50,13 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
         override = _parse(argument)
         if override.is_sweep_override() and not options.multirun:
             fail(f"{argument} is a list, and each value makes a run: many runs need -m")
-        # a sweep's list (a,b) and functions (choice(a,b)) are Hydra's to read
-        for choice in value.split(",") if key in groups and "(" not in value else []:
+        if override.is_interval_sweep():
+            fail(f"{argument}: an interval does not say which runs; choice(a, b) and range do")
+        if override.is_choice_sweep():
+            choices = [str(choice) for choice in override.sweep_iterator()]
+        else:  # other functions, such as glob(*), are Hydra's to read
+            choices = [] if "(" in value else [value]
+        for choice in choices if key in groups else []:
             if choice.strip("'\" ") not in groups[key]:
                 near = difflib.get_close_matches(choice, groups[key], n=3, cutoff=0.6)
                 hint = f"did you mean {', '.join(near)}? " if near else ""
@@ -68,8 +74,8 @@ def _parse(argument: str) -> Override:
         hint = ""
         if schedule:
             hint = "; a schedule takes two pairs of quotes: 'KEY=\"linear(START, END, STEPS)\"'"
-        elif "=" in value:
-            hint = f"; a value with = takes two pairs of quotes: '{key}=\"{value}\"'"
+        elif "=" in value or not value.isascii():
+            hint = f"; such a value takes two pairs of quotes: '{key}=\"{value}\"'"
         fail(f"cannot read {argument}: {reason}{hint}")
 
 
@@ -84,6 +90,11 @@ def rename_tasks(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def multirun_first(arguments: Sequence[str]) -> list[str]:
+    """The words with ``-m`` before the overrides: Hydra reads none that follow it elsewhere."""
+    return sorted(arguments, key=lambda word: word not in ("-m", "--multirun"))
+
+
 def guarded(run: Callable[[DictConfig], int], cfg: DictConfig) -> int:
     """``run(cfg)``'s exit code; a configuration that cannot be run is one line and code 2."""
     try:
@@ -95,8 +106,12 @@ def guarded(run: Callable[[DictConfig], int], cfg: DictConfig) -> int:
 def quietly_interruptible(main: Callable[[], object]) -> None:
     """Call ``main``; Ctrl-C ends it with one word and code 130, also while it is importing.
 
-    So does a reader of the output that has read enough, as ``head``, without a word.
+    So does a reader of the output that has read enough, as ``head``, without a word. Letters that
+    the output's encoding lacks are spelled out.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
         sys.stdout.flush()

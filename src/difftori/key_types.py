@@ -18,6 +18,8 @@ def _no_lookalikes(value: object) -> object:
 
 
 def plain_name(value: object) -> str:
+    if value is None:
+        raise ValueError("expected a name")
     value = str(value)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=+-]*", value):
         raise ValueError("expected letters, digits and _ . = + - (it names a folder)")

@@ -35,6 +35,8 @@ class LocalLauncher(Launcher):
         from difftori.monitoring.console import Console
         from difftori.study.jobs import read_jobs
 
+        if not job_overrides:
+            fail("the study has no runs: one of its ranges is empty")
         try:
             jobs = read_jobs(self._compose, job_overrides, self._threads(len(job_overrides)))
         except ConfigError as error:

@@ -125,6 +125,14 @@ class TestRefusals:
             make(name)
         assert "\n" not in str(refused.value)
 
+    def test_one_that_would_end_the_process_has_failed(self) -> None:
+        env, _ = make("Exits")
+        env.reset(seed=0)
+        with pytest.raises(RuntimeError, match=r"it called sys\.exit\(0\)"):
+            env.step(np.ones(1, np.float32))
+        with pytest.raises(ValueError, match=r"first step fail with RuntimeError: it called"):
+            env.examine()
+
     def test_an_environment_without_a_limit_works_with_one_of_the_runs(self) -> None:
         assert make("Endless", episode_length=5)[1].episode_length == 5
 
@@ -178,7 +186,7 @@ class TestPictures:
         assert spec.obs_shape == (9, 84, 84)
         assert env.observation_space.contains(env.reset(seed=0)[0])
 
-    @pytest.mark.parametrize("name", ["Blind", "Undrawn"])
+    @pytest.mark.parametrize("name", ["Blind", "Undrawn", "Floats"])
     def test_one_without_pictures_says_what_it_needs(self, name: str) -> None:
         env, _ = make(name)
         env.reset(seed=0)
@@ -187,6 +195,7 @@ class TestPictures:
 
     def test_a_film_is_in_real_time(self) -> None:
         assert make("Walk")[0].seconds_per_step == 1 / 20
+        assert make("Floats")[0].seconds_per_step is None
 
 
 @pytest.mark.parametrize("name", [f"{name}-v5" for name in NAMED] + ["Pendulum-v1"])

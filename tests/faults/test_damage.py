@@ -11,6 +11,7 @@ import pytest
 import torch
 from processes import start_training
 
+from difftori.config import ConfigError
 from difftori.training.start import FAILED_EXIT_CODE
 from runs import fingerprint, run_debug, run_folder
 
@@ -98,10 +99,19 @@ def test_without_any_good_checkpoint_the_run_stops_and_deletes_nothing(
     error = capfd.readouterr().err
     assert error.startswith("error: no checkpoint in ")
     assert "nothing was deleted" in error
+    assert "intact" not in error
     assert all(str(path) in error for path in checkpoints(folder))
     assert "Traceback" not in error
     assert contents(folder) == before
     assert not (folder / "executed").exists()
+
+
+def test_records_that_cannot_be_read_are_one_line(log_dir: Path) -> None:
+    records = run_folder(log_dir) / "metrics.jsonl"
+    records.unlink()
+    records.mkdir()
+    with pytest.raises(ConfigError, match=r"the run in .* cannot be read: .*metrics\.jsonl"):
+        run_debug(log_dir)
 
 
 def test_an_episode_that_both_checkpoints_need_is_named_and_nothing_is_deleted(

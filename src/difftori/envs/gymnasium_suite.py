@@ -5,8 +5,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,15 @@ def make_simulator(task: TaskConfig) -> "GymnasiumSimulator":
         pixels=task.from_pixels,
         episode_length=task.episode_length,
     )
+
+
+@contextmanager
+def never_exiting() -> Iterator[None]:
+    """An environment that would end the process, as some do when a window closes, has failed."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"it called sys.exit({error.code})") from error
 
 
 class GymnasiumSimulator:
@@ -84,14 +93,18 @@ class GymnasiumSimulator:
         self.action_dim = low.size
         self.max_steps = int(limit)
         fps = env.metadata.get("render_fps")
+        if not isinstance(fps, int | float) or not 0 < fps < math.inf:
+            fps = None
         self.step_seconds = 1.0 / fps if fps else None
         self.state_dim = 0 if pixels else math.prod(self._env.observation_space.shape or ())
         self._obs = np.zeros(self.state_dim, np.float32)
 
+    @never_exiting()
     def reset(self, seed: int) -> None:
         obs, _ = self._env.reset(seed=seed)
         self._keep(obs)
 
+    @never_exiting()
     def step(self, action: np.ndarray) -> SimStep:
         obs, reward, terminated, truncated, info = self._env.step(self.native_action(action))
         self._keep(obs)
@@ -107,6 +120,7 @@ class GymnasiumSimulator:
         """The environment's observation, flattened by Gymnasium: ``[state_dim]`` float32."""
         return self._obs.copy()
 
+    @never_exiting()
     def render(self, height: int, width: int) -> np.ndarray:
         """The environment's picture at that size; black edges keep its proportions."""
         from PIL import Image, ImageOps
@@ -118,11 +132,16 @@ class GymnasiumSimulator:
         picture = None
         with suppress(NotImplementedError):  # Gymnasium's own render()
             picture = self._env.render()
-        if not isinstance(picture, np.ndarray) or picture.shape[2:] != (3,):
+        if (
+            not isinstance(picture, np.ndarray)
+            or picture.shape[2:] != (3,)
+            or picture.size == 0
+            or not np.issubdtype(picture.dtype, np.integer)
+        ):
             raise RuntimeError(
                 f"env_id={self.env_id}: it gives no pictures; its render() must give an array "
-                "[height, width, 3] in the render mode rgb_array, which metadata['render_modes'] "
-                "must name"
+                "[height, width, 3] of bytes in the render mode rgb_array, which "
+                "metadata['render_modes'] must name"
             )
         if picture.shape == (height, width, 3):
             return np.array(picture, np.uint8)
@@ -132,7 +151,8 @@ class GymnasiumSimulator:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            with suppress(Exception):  # nothing depends on an environment that is given up
+            # nothing depends on an environment that is given up
+            with suppress(Exception), never_exiting():
                 self._env.close()
 
     def examine(self) -> list[str]:
@@ -181,14 +201,15 @@ def _make(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     if str(Path.cwd()) not in sys.path:
         # the module of one's own environment often lies there, whatever its name
         sys.path.insert(0, str(Path.cwd()))
+    make = never_exiting()(gym.make)
     with warnings.catch_warnings(), _without_a_search_for_renderers():
         warnings.simplefilter("ignore")  # of a render mode that is not there, of old versions
         with suppress(Exception):  # the next attempt says what is wrong
-            return gym.make(
+            return make(
                 env_id, **{"render_mode": "rgb_array", "disable_env_checker": True, **env_kwargs}
             )
         try:
-            return gym.make(env_id, **{"disable_env_checker": True, **env_kwargs})
+            return make(env_id, **{"disable_env_checker": True, **env_kwargs})
         except ModuleNotFoundError as error:
             raise ValueError(
                 f"env_id={env_id}: {sentence(error)} The folder of a module of your own must be "
@@ -199,8 +220,11 @@ def _make(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
                 f"env_id={env_id}: {sentence(error)} One of a module of your own is "
                 "env_id=module:Name-v0"
             ) from error
-        except Exception as error:  # an environment's constructor may raise anything
+        except gym.error.Error as error:
             raise ValueError(f"env_id={env_id}: {sentence(error)}") from error
+        except Exception as error:  # an environment's constructor may raise anything
+            what = f"{type(error).__name__}: {sentence(error)}"
+            raise ValueError(f"env_id={env_id}: {what}") from error
 
 
 def _without_a_search_for_renderers() -> AbstractContextManager[None]:

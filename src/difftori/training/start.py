@@ -119,8 +119,10 @@ def _run(config: Config, console: Console, signals: StopSignals) -> int:
         logger.info(f"stopped by {request} {saved}; {same} goes on {where}")
         code, state, reason = RESUME_EXIT_CODE, "stopped", f"by {request}, {saved}"
     except (NotFiniteError, EpisodeFailedError, CheckpointError) as error:
-        logger.error(f"{error}; what was saved before is intact in {folder / 'checkpoints'}")
         reason = str(error)
+        intact = f"; what was saved before is intact in {folder / 'checkpoints'}"
+        kept = plan_for(config.run) == "resume" and not isinstance(error, CheckpointError)
+        logger.error(reason + (intact if kept else ""))
     except BaseException as error:
         state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         # a refused config changes nothing, and so not what the folder says of its run
@@ -227,7 +229,10 @@ def build_trainer(
         console=console,
         signals=signals,
     )
-    _restore(trainer)
+    try:
+        _restore(trainer)
+    except OSError as error:
+        raise ConfigError(f"the run in {run.folder} cannot be read: {error}") from error
     return trainer
 
 
