@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from difftori.checkpoints.files import write_bytes
+from difftori.config import ConfigError
 from difftori.monitoring.console import format_record
 from difftori.monitoring.status import describe
 from difftori.monitoring.trackers import Tracker, named
@@ -87,9 +88,12 @@ class Metrics:
 
         Warns where some are missing; ``eval.csv`` then keeps what it has of that time.
 
-        Raises OSError if a file is there and cannot be read.
+        Raises ConfigError if a file is there and cannot be read.
         """
-        text = self._path.read_text(errors="replace") if self._path.exists() else ""
+        try:
+            text = self._path.read_text(errors="replace") if self._path.exists() else ""
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be read: {error.strerror}") from error
         # what follows the last line end was written by half
         self._lines = [f"{line}\n" for line in text.split("\n")[:-1]][:records]
         if len(self._lines) < records:

@@ -92,10 +92,8 @@ def _run(config: Config, console: Console, signals: StopSignals) -> int:
     """Build, restore, train; whatever happens, the folder's status says how it ended."""
     folder = config.run.folder
     metrics = Metrics(folder)
-    code = FAILED_EXIT_CODE
-    trainer = None
+    code, reason, trainer = FAILED_EXIT_CODE, "", None
     state: State = "failed"
-    reason = ""
     try:
         trainer = build_trainer(config, metrics, console, signals)
         settings = yaml.safe_dump(config.flat(), sort_keys=False)
@@ -119,10 +117,10 @@ def _run(config: Config, console: Console, signals: StopSignals) -> int:
         logger.info(f"stopped by {request} {saved}; {same} goes on {where}")
         code, state, reason = RESUME_EXIT_CODE, "stopped", f"by {request}, {saved}"
     except (NotFiniteError, EpisodeFailedError, CheckpointError) as error:
-        reason = str(error)
-        intact = f"; what was saved before is intact in {folder / 'checkpoints'}"
-        kept = plan_for(config.run) == "resume" and not isinstance(error, CheckpointError)
-        logger.error(reason + (intact if kept else ""))
+        reason = told = str(error)
+        if not isinstance(error, CheckpointError) and any(folder.glob("checkpoints/step_*")):
+            told += f"; what was saved before is intact in {folder / 'checkpoints'}"
+        logger.error(told)
     except BaseException as error:
         state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         # a refused config changes nothing, and so not what the folder says of its run
@@ -229,10 +227,7 @@ def build_trainer(
         console=console,
         signals=signals,
     )
-    try:
-        _restore(trainer)
-    except OSError as error:
-        raise ConfigError(f"the run in {run.folder} cannot be read: {error}") from error
+    _restore(trainer)
     return trainer
 
 
@@ -298,7 +293,7 @@ def _write_or_warn(path: Path, content: bytes) -> bool:
     try:
         path.parent.mkdir(exist_ok=True)
         write_bytes(path, content)
+        return True
     except OSError as error:
         logger.warning(f"{path} ({len(content):,} bytes) was not written: {error.strerror}")
         return False
-    return True
