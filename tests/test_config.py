@@ -14,6 +14,7 @@ from difftori.config import (
     ConfigError,
     compose,
     config_keys,
+    episodic_discount,
     from_flat,
 )
 from difftori.schedule import Schedule, parse_schedule
@@ -88,6 +89,19 @@ def test_a_gpu_that_is_not_there_is_refused(key: str, value: str) -> None:
 def test_refused_backward_modes_say_why_and_what_to_use(mode: str, why: str) -> None:
     with pytest.raises(ConfigError, match=rf"backward_mode={mode} .*{why}.*truncated or unroll"):
         change(backward_mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("length", "repeat", "discount"),
+    [(1000, 2, 0.99), (1000, 4, 0.98), (None, 4, 0.98), (100, 2, 0.95), (5000, 1, 0.995)],
+)
+def test_the_discount_follows_the_length_of_episodes(
+    length: int | None, repeat: int, discount: float
+) -> None:
+    """One less five over the agent steps, from 0.95 to 0.995."""
+    assert episodic_discount(length, repeat) == pytest.approx(discount)
+    run = compose("preset=small", episode_length=length, action_repeat=repeat)
+    assert run.learner.discount == run.actor.discount == pytest.approx(discount)
 
 
 def test_choices_are_named() -> None:

@@ -165,6 +165,27 @@ def test_the_policy_learns_where_the_episode_still_runs() -> None:
     assert running[:, 1, 0].tolist() == [1, 1, 1, 0]  # what a cut leaves is a state like any other
     assert running[:, 2, 0].tolist() == [1, 1, 1, 1]
     assert losses.still_running(random_batch()) is None
+    model, latents = episodic_model(), torch.randn(*running.shape[:2], 6)
+    changed = torch.where(running == 1, latents, 3.0)
+    loss, same = (losses.policy_loss(model, z, None, running, rho=0.5) for z in (latents, changed))
+    assert torch.equal(loss, same)
+    assert not torch.equal(loss, losses.policy_loss(model, changed, None, rho=0.5))
+
+
+def test_the_learner_tells_the_policy_where_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, handed = uneven_batch(), []
+    learner = Learner(
+        episodic_model(), tiny_config().learner, generator=torch.Generator(), max_nonfinite=1
+    )
+    policy_loss = learner._policy_loss
+
+    def watched(latents: Tensor, noise: Tensor, running: Tensor) -> Tensor:
+        handed.append(running)
+        return policy_loss(latents, noise, running)
+
+    monkeypatch.setattr(learner, "_policy_loss", watched)
+    learner.update(batch, 0)
+    assert torch.equal(handed[0], losses.still_running(batch))
 
 
 def test_a_task_that_cannot_end_has_no_such_network() -> None:

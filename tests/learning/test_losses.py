@@ -1,5 +1,6 @@
 """The batched losses against loops over time, written from the method's description."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -41,12 +42,27 @@ def whole_loss(
     noise: Tensor = NOISE,
     rho: float = 0.5,
     coefficients: dict[str, float] = COEFFICIENTS,
+    target_spread: float = 0.0,
 ) -> ModelLoss:
-    return model_loss(model, target, batch, noise, discount=0.9, rho=rho, coefficients=coefficients)
+    return model_loss(
+        model,
+        target,
+        batch,
+        noise,
+        discount=0.9,
+        rho=rho,
+        coefficients=coefficients,
+        target_spread=target_spread,
+    )
 
 
 def naive_losses(
-    model: WorldModel, target: WorldModel, batch: Batch, discount: float, rho: float
+    model: WorldModel,
+    target: WorldModel,
+    batch: Batch,
+    discount: float,
+    rho: float,
+    value_of: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, Tensor]:
     """Each kind of loss ``[B]``, and the priorities, step by step."""
     size = len(batch.obs)
@@ -58,8 +74,8 @@ def naive_losses(
             z_online = model.encode(next_obs)
             next_action = (torch.tanh(model._pi(z_online)) + NOISE[t]).clamp(-1, 1)
             goes_on = discount * (1 - batch.terminated[t])
-            y = reward + goes_on * torch.minimum(*target.q(z_online, next_action))
-            y_obs = reward + goes_on * torch.minimum(*target.q_obs(next_obs, next_action))
+            y = reward + goes_on * value_of(*target.q(z_online, next_action))
+            y_obs = reward + goes_on * value_of(*target.q_obs(next_obs, next_action))
             z_target = target.encode(next_obs)
         z_next = model.next_latent(z, action)
         step = {
@@ -86,13 +102,16 @@ def test_the_losses_see_normalized_rewards(model: WorldModel, target: WorldModel
 
 @pytest.mark.parametrize("terminated", [0.0, 1.0])
 @pytest.mark.parametrize("rho", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("spread", [0.0, 0.5])
 def test_model_loss_equals_a_loop_over_time(
-    model: WorldModel, target: WorldModel, rho: float, terminated: float
+    model: WorldModel, target: WorldModel, spread: float, rho: float, terminated: float
 ) -> None:
+    """A spread of 0 takes the smaller of both critics, 0.5 their mean."""
     batch = random_batch()
     batch.terminated[-1, 1:3] = terminated
-    loss = whole_loss(model, target, batch, rho=rho)
-    naive = naive_losses(model, target, batch, 0.9, rho)
+    loss = whole_loss(model, target, batch, rho=rho, target_spread=spread)
+    value_of = (lambda q1, q2: (q1 + q2) / 2) if spread else torch.minimum
+    naive = naive_losses(model, target, batch, 0.9, rho, value_of)
     for name in COEFFICIENTS:
         torch.testing.assert_close(loss.terms[name], naive[name].detach().mean())
     total = sum(coefficient * naive[name] for name, coefficient in COEFFICIENTS.items())
@@ -238,7 +257,7 @@ def test_the_set_of_losses_is_the_set_of_coefficients(
 def test_a_horizon_of_one(model: WorldModel, target: WorldModel) -> None:
     batch = random_batch(horizon=1)
     loss = whole_loss(model, target, batch, noise=NOISE[:1])
-    naive = naive_losses(model, target, batch, 0.9, 0.5)
+    naive = naive_losses(model, target, batch, 0.9, 0.5, torch.minimum)
     torch.testing.assert_close(loss.terms["value_loss"], naive["value_loss"].detach().mean())
 
 

@@ -1,8 +1,11 @@
+from typing import Any
+
+import published
 import pytest
 import torch
 from planning_fakes import FakeModel, LinearModel, TargetModel
 
-from builders import generators, random_obs, tiny_config
+from builders import generators, random_obs, tiny_config, tiny_model
 from difftori.model.world_model import WorldModel
 from difftori.planning.mppi import MppiPlanner, elite_scores, weighted_moments
 from difftori.types import Plan
@@ -36,6 +39,44 @@ def test_finds_the_best_plan_of_a_linear_model() -> None:
     result = plan(LinearModel(), z)
     expected = torch.stack([torch.tensor([-z_0, 0.0, 0.0]) for z_0 in z[:, 0]]).unsqueeze(2)
     torch.testing.assert_close(result.carry, expected, atol=0.12, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_is_the_published_planner(seed: int) -> None:
+    """The benchmarks' own writing of it, with the same draws."""
+    config = tiny_config(min_std=0.3, temperature=2, iterations=3)
+    model, obs = tiny_model(config, seed=seed), random_obs(1, seed=seed)
+    ours = plan(model, obs, config.mppi, std_floor=0.3, generators=generators(1, seed))
+    (generator,) = generators(1, seed)
+    theirs = published.sample_plan(model, config.mppi, obs, 3, generator)
+    torch.testing.assert_close(ours.action, theirs, atol=1e-5, rtol=0)
+
+
+def test_policy_candidates_are_its_rollout_with_noise(model: WorldModel) -> None:
+    config = tiny_config(min_std=0.3).mppi
+    z, draws = model.encode(random_obs(1)), torch.randn(1, 3, 5, 2)
+    found = MppiPlanner(model, config)._policy_candidates(z, draws)
+    for sample in range(5):
+        at = z
+        for t in range(3):
+            action = model.policy(at, 0.3 * draws[:, t, sample])
+            torch.testing.assert_close(found[t, :, sample], action)
+            at = model.next_latent(at, action)
+
+
+def test_the_return_it_tells_is_the_best_candidates(
+    model: WorldModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: list[torch.Tensor] = []
+    score = MppiPlanner._score
+
+    def watched(self: MppiPlanner, *arguments: Any) -> torch.Tensor:
+        values.append(score(self, *arguments))
+        return values[-1]
+
+    monkeypatch.setattr(MppiPlanner, "_score", watched)
+    told = plan(model, random_obs(2), SMALL).stats["plan_return_after"]
+    assert torch.equal(told, values[-1].amax(dim=1))
 
 
 @pytest.mark.parametrize("carried", [True, False])

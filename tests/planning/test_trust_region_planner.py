@@ -90,6 +90,17 @@ def test_exploration_noise_follows_the_sampling_planners_schedule() -> None:
     assert config(explore_noise=0.3).trajectory.exploration_std(0) == 0.3
 
 
+def test_the_action_that_is_executed_has_the_noise_of_its_step() -> None:
+    tiny = config(std_schedule="linear(0.5, 0.1, 100)", num_candidates=0)
+    planner = TrustRegionPlanner(tiny_model(tiny), tiny.trajectory)
+    obs = random_obs(1).expand(500, -1)
+    for update_step, std in ((0, 0.5), (100, 0.1)):
+        plan = planner.plan(
+            obs, horizon=2, explore=True, generators=generators(500), update_step=update_step
+        )
+        assert (plan.action - plan.actions[0]).std().item() == pytest.approx(std, rel=0.1)
+
+
 def test_modes_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ValueError, match="unroll does not go with optimizer=trust_region"):
         config(backward_mode="unroll")

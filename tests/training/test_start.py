@@ -1,6 +1,6 @@
 """Whole runs: what they leave on disk, and that they can be resumed to the bit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from difftori.checkpoints.checkpoint import Checkpointer
 from difftori.checkpoints.tree_file import load_tree
 from difftori.config import ConfigError
 from difftori.envs import ControlEnv
+from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
+from difftori.replay import ReplayBuffer
 from difftori.training import scheduled_evaluation
 from difftori.training.evaluation import Evaluation
 from difftori.training.signals import RESUME_EXIT_CODE, StopSignals
@@ -41,6 +43,36 @@ def test_a_debug_run_goes_through_every_phase(tmp_path: Path, mode: str) -> None
     weights = torch.load(folder / "models" / "model.pt", weights_only=True)
     assert weights.keys() == {"model", "model_target"}
     assert all(torch.isfinite(tensor).all() for tensor in weights["model"].values())
+
+
+def test_what_a_run_hands_from_part_to_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that are compared with each other could all lack it."""
+    acted: list[tuple[bool, int]] = []
+    observed: list[int] = []
+    priorities: list[torch.Tensor] = []
+
+    def spy(owner: type, name: str, note: Callable[..., object]) -> None:
+        method = getattr(owner, name)
+
+        def watched(self: Any, *arguments: Any, **keys: Any) -> Any:
+            note(*arguments, **keys)
+            return method(self, *arguments, **keys)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    spy(Actor, "act", lambda obs, **how: acted.append((how["explore"], how["update_step"])))
+    spy(WorldModel, "observe", lambda obs, reward: observed.append(len(obs)))
+    spy(ReplayBuffer, "update_priorities", lambda index, new: priorities.append(new))
+    assert run_debug(tmp_path, "mode=default") == 0
+    training = [step for explore, step in acted if explore]
+    # an update is of the agent step that brings it; the first planned episode has none before it
+    assert training == [0] * 16 + [31] * 16 + [47] * 16
+    assert len(acted) == len(training) + 2 * 16  # two evaluations, as batches
+    assert observed == [17] * 4
+    assert len(priorities) == 3 * 16
+    assert all(len(new.unique()) > 1 for new in priorities)
 
 
 def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
