@@ -56,9 +56,6 @@ PLANNERS = (
     *("published-200", "trust-region-4", "trust-region", "trust-region-16", "last-plan"),
 )
 ACTING = ("policy", "mppi", "published-20", "published-50", "trust-region", "last-plan")
-HEADINGS = (
-    *("planner", "gain", "ms alone", "ms of ten", "return", "zero", "iterations", "distance"),
-)
 
 
 def measure(

@@ -11,11 +11,10 @@ import pytest
 import torch
 from processes import start_training
 
+from difftori.cli import FAILED_EXIT_CODE, USAGE_EXIT_CODE
 from difftori.config import ConfigError
-from difftori.training.start import FAILED_EXIT_CODE
 from runs import fingerprint, run_debug, run_folder
 
-USAGE_EXIT_CODE = 2
 THREE_EPISODES = "train_steps=384"
 
 

@@ -12,7 +12,7 @@ from processes import Child, start, start_training, train
 from difftori.training.signals import RESUME_EXIT_CODE
 from runs import fingerprint, run_folder
 
-SAVE_SECONDS = 10
+SAVE_SECONDS = 60
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from processes import start_training
 
+from difftori.cli import USAGE_EXIT_CODE
 from runs import fingerprint, run_folder
-
-USAGE_EXIT_CODE = 2
 
 
 def test_the_second_run_is_refused_and_the_first_is_not_disturbed(

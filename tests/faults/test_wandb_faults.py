@@ -35,7 +35,8 @@ def train_with_wandb(log_dir: Path, mode: str, server: str, waits_at: int | None
         "WANDB_BASE_URL": server,
         "WANDB_ERROR_REPORTING": "false",
     }
-    trackers.INIT_TIMEOUT_SECONDS = 2
+    if mode == "online":
+        trackers.INIT_TIMEOUT_SECONDS = 2
     return train(log_dir, "use_wandb=true", f"wandb_mode={mode}", "save_model=false")
 
 

@@ -183,8 +183,3 @@ def test_resumes_bit_for_bit_in_the_middle_of_an_episode(config: Config) -> None
     assert results[0] == results[1]
     for name, value in first_model.state_dict().items():
         assert torch.equal(value, second_model.state_dict()[name])
-
-
-def test_gradient_names_are_the_trained_parameters(model: WorldModel, config: Config) -> None:
-    names = {name.partition(".")[0] for name in new(model, config).gradient}
-    assert names == TRAINED
