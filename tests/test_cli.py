@@ -46,6 +46,13 @@ def test_refused_words_say_what_to_write(
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "choice", ["glob(*)", "'default',back_plan", "choice('default',back_plan)"]
+)
+def test_what_hydra_can_read_is_left_to_it(choice: str) -> None:
+    cli.refuse_unknown_words(["-m", f"mode={choice}"])
+
+
 def test_m_may_stand_anywhere() -> None:
     words = ["preset=debug", "-m", "seed=1,2"]
     assert cli.multirun_first(words) == ["-m", "preset=debug", "seed=1,2"]

@@ -32,7 +32,7 @@ from difftori.config import Config, ConfigError, from_flat, plain_defaults, reso
 from difftori.devices import make_current
 from difftori.envs import ControlEnv, make_env
 from difftori.envs.rendering import prepare_suite_rendering
-from difftori.learning.finite import check_weights
+from difftori.learning.finite import NotFiniteError, check_weights
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
 from difftori.training.seeding import generator
@@ -146,10 +146,13 @@ def load_agent(
     model = WorldModel(spec, config.model).to(place)
     try:
         model.load_state_dict(weights)
-        check_weights(model)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigError(f"the weights do not fit the run: {reason}") from error
+    try:
+        check_weights(model)
+    except NotFiniteError as error:
+        raise ConfigError(f"nothing can act with these weights: {error}") from error
     compiler = Compiler(False, graphs=CudaGraphs(config.run.cuda_graphs))
     return Agent(config, Actor(model, config, compiler), env, spec, place, trained)
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -52,10 +52,12 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
             fail(f"{argument} is a list, and each value makes a run: many runs need -m")
         if override.is_interval_sweep():
             fail(f"{argument}: an interval does not say which runs; choice(a, b) and range do")
-        if override.is_choice_sweep():
-            choices = [str(choice) for choice in override.sweep_iterator()]
+        if "(" not in value:
+            choices = value.split(",")
+        elif override.value_type is ValueType.CHOICE_SWEEP:
+            choices = list(override.sweep_string_iterator())
         else:  # other functions, such as glob(*), are Hydra's to read
-            choices = [] if "(" in value else [value]
+            choices = []
         for choice in choices if key in groups else []:
             if choice.strip("'\" ") not in groups[key]:
                 near = difflib.get_close_matches(choice, groups[key], n=3, cutoff=0.6)

@@ -169,7 +169,7 @@ class TrajectoryConfig(Section):
     damping: NonNegative
     value_offset: Finite
     rel_err_tolerance: NonNegative
-    backward_mode: Literal["truncated", "unroll", "implicit", "dlm"]
+    backward_mode: Literal["truncated", "unroll", "implicit"]
     backward_num_iterations: Count
     optimizer: Literal["published", "trust_region"] = "published"
     trust_region_iterations: Count = 8
@@ -212,10 +212,19 @@ class TrajectoryConfig(Section):
             )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _explain_dlm(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("backward_mode") == "dlm":
+            raise ValueError(
+                "backward_mode=dlm cannot see the model's weights, which the cost closes over; "
+                "use truncated"
+            )
+        return data
+
 
 BACKWARD_MODES = {"published": ("truncated", "unroll"), "trust_region": ("truncated", "implicit")}
 _NOT_OFFERED = {
-    "dlm": "it cannot see the model's weights, which the cost closes over",
     "implicit": "it takes one undamped Gauss-Newton step, which is noise for a rank-one Hessian",
     "unroll": "its starts are found without a graph",
 }

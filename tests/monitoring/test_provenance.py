@@ -80,16 +80,25 @@ def test_other_code_or_versions_are_one_warning(
     assert re.search(r"uncommitted changes provenance-.*\.diff \(was None\)", warning)
 
 
+def test_an_entry_that_lacks_something_is_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "provenance.json").write_text('{"sessions": [{}]}')
+    record(tmp_path, 500)
+    assert len(json.loads((tmp_path / "provenance.json").read_text())["sessions"]) == 2
+    (warning,) = caplog.messages
+    assert "Python" in warning
+    assert "(was None)" in warning
+
+
 def test_what_cannot_be_read_or_written_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "provenance.json").write_text("{")
     record(tmp_path, 500)
-    (tmp_path / "provenance.json").write_text('{"sessions": [{}]}')
-    record(tmp_path, 500)
     record(tmp_path / "gone")
     assert all("has no entry of this process" in message for message in caplog.messages)
-    assert len(caplog.messages) == 3
+    assert len(caplog.messages) == 2
 
 
 class TestGit:

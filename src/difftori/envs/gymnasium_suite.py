@@ -92,10 +92,11 @@ class GymnasiumSimulator:
         self._space = env.observation_space
         self.action_dim = low.size
         self.max_steps = int(limit)
-        fps = env.metadata.get("render_fps")
-        if not isinstance(fps, int | float) or not 0 < fps < math.inf:
-            fps = None
-        self.step_seconds = 1.0 / fps if fps else None
+        try:
+            fps = float(env.metadata.get("render_fps"))  # type: ignore[arg-type]
+        except (TypeError, ValueError):  # none, or a word
+            fps = 0.0
+        self.step_seconds = 1.0 / fps if 0 < fps < math.inf else None
         self.state_dim = 0 if pixels else math.prod(self._env.observation_space.shape or ())
         self._obs = np.zeros(self.state_dim, np.float32)
 

@@ -52,12 +52,14 @@ def record_session(folder: Path, *, device: torch.device, env_step: int) -> None
             write_bytes(folder / name, diff)
         content = json.dumps({"sessions": [*sessions, session]}, indent=2) + "\n"
         write_bytes(path, content.encode())
-        before, now = _what_counts((sessions or [session])[-1]), _what_counts(session)
     except (OSError, ValueError, LookupError, TypeError) as error:
         logger.warning(f"{path} has no entry of this process: {error!r}")
         return
+    if env_step == 0 or not sessions:
+        return
+    before, now = _what_counts(sessions[-1]), _what_counts(session)
     changes = [f"{k} {now[k]} (was {before.get(k)})" for k in now if now[k] != before.get(k)]
-    if env_step > 0 and changes:
+    if changes:
         logger.warning(f"resumed with {', '.join(changes)}: the run may not repeat to the bit")
 
 
@@ -125,8 +127,8 @@ def _git(root: Path, *arguments: str) -> bytes:
 def _what_counts(session: dict[str, Any]) -> dict[str, Any]:
     """What must be the same in two processes for the same bits."""
     return {
-        "Python": session["python"],
-        **session["versions"],
-        "commit": str(session["git_commit"])[:7],
-        "uncommitted changes": session["git_diff"],
+        "Python": session.get("python"),
+        **session.get("versions", {}),
+        "commit": str(session.get("git_commit"))[:7],
+        "uncommitted changes": session.get("git_diff"),
     }

@@ -82,8 +82,8 @@ def is_finished(job: Job) -> bool:
         before, now = read_config(folder), job.config.flat()
     except ConfigError:
         return False
-    longer = now["train_steps"] > before.get("train_steps", 0)
-    return not longer and not other_settings(before, now)
+    # the latter also refuses a file that holds no config
+    return not other_settings(before, now) and before.get("train_steps", 0) >= now["train_steps"]
 
 
 def mark_queued(job: Job, slurm_job: str | None = None) -> None:
