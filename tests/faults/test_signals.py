@@ -27,11 +27,17 @@ def stop(child: Child, number: int) -> int:
     return child.wait(SAVE_SECONDS)
 
 
+def train_and_listen(log_dir: Path) -> int:
+    """``nohup``, if the tests run under it, would have the run ignore that a terminal is gone."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    return train(log_dir)
+
+
 def test_signals_at_random_moments_lose_nothing(tmp_path: Path, finished_run: Path) -> None:
     rng = random.Random(1)
     codes = []
     for name in NAMES:
-        child = start_training(tmp_path, name=name)
+        child = start(train_and_listen, tmp_path, log=tmp_path / name)
         wait_until_it_listens(child)
         time.sleep(rng.uniform(0, 0.3))
         codes.append(stop(child, getattr(signal, name)))

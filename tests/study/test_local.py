@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -102,6 +102,15 @@ def test_ctrl_c_lets_the_runs_save_and_begins_no_more(make_job: Callable[..., Jo
     assert sum(job.folder.exists() for job in study.jobs) == 2
 
 
+@pytest.fixture
+def hangup_heard() -> Iterator[None]:
+    """Also where the tests run under ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup_heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_run_that_does_not_listen_yet_has_not_failed(
     make_job: Callable[..., Job], number: int
