@@ -82,7 +82,7 @@ def is_finished(job: Job) -> bool:
         before, now = read_config(folder), job.config.flat()
     except ConfigError:
         return False
-    # the latter also refuses a file that holds no config
+    # the settings first: train_steps is a number only if they can be read
     return not other_settings(before, now) and before.get("train_steps", 0) >= now["train_steps"]
 
 
