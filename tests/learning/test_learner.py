@@ -137,6 +137,16 @@ def test_coefficients_come_from_the_config(model: WorldModel) -> None:
     torch.testing.assert_close(metrics["total_loss"], total)
 
 
+@pytest.mark.parametrize("key", ["discount", "rho", "target_spread"])
+def test_keys_of_the_model_loss_come_from_the_config(key: str) -> None:
+    losses = []
+    for value in (0.5, 0.75):
+        config = tiny_config(**STILL, **{key: value})
+        learner = new_learner(tiny_model(config), config)
+        losses.append(learner.update(random_batch(), step=1).losses["weighted_loss"])
+    assert losses[0] != losses[1]
+
+
 @pytest.mark.parametrize("field", ["reward", "obs", "next_obs", "action", "weight"])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_batch_that_is_not_finite_changes_nothing(
