@@ -6,7 +6,12 @@ from box_problems import CURVATURE, latents
 
 from builders import generators
 from difftori.planning.starts import best_candidates, samples, shifted
-from difftori.solvers.quasi_newton import damped_bfgs, definite_block, free_coordinates
+from difftori.solvers.quasi_newton import (
+    active_set_step,
+    damped_bfgs,
+    definite_block,
+    free_coordinates,
+)
 
 
 def test_bfgs_satisfies_the_secant_equation_and_stays_definite() -> None:
@@ -18,6 +23,30 @@ def test_bfgs_satisfies_the_secant_equation_and_stays_definite() -> None:
     torch.testing.assert_close((updated @ step.unsqueeze(2)).squeeze(2), change)
     against, _ = damped_bfgs(updated, now_known, step, -change)
     assert torch.linalg.eigvalsh(against).min() > 0
+
+
+def test_bfgs_stays_definite_in_float32_where_negative_curvature_comes_again_and_again() -> None:
+    """Steps are those of the solver: they follow an eigenvalue that rounding made negative."""
+    generator = torch.Generator().manual_seed(0)
+    rows, dim = 64, 6
+    curvature, known = torch.zeros(rows, dim, dim), torch.zeros(rows, dtype=torch.bool)
+    began_anew = 0
+    for _ in range(100):
+        gradient = torch.randn(rows, dim, generator=generator)
+        free = torch.rand(rows, dim, generator=generator) > 0.3
+        size = curvature.diagonal(dim1=1, dim2=2).mean(dim=1)
+        damping = torch.where(known, 1e-2 * size, 1.0)
+        step = active_set_step(curvature, damping, gradient, free).clamp(-1, 1)
+        hessian = torch.randn(rows, dim, dim, generator=generator)
+        change = torch.bmm(hessian + hessian.mT, step.unsqueeze(2)).squeeze(2)
+        before = known
+        curvature, known = damped_bfgs(curvature, known, step, change)
+        began_anew += int((before & ~known).sum())
+        eigenvalues = torch.linalg.eigvalsh(curvature.double())
+        assert (eigenvalues[:, 0] >= -1e-6 * eigenvalues[:, -1]).all()
+    assert began_anew > 0
+    assert curvature.isfinite().all()
+    assert known.any()
 
 
 def test_free_coordinates_are_those_whose_gradient_does_not_leave_the_box() -> None:

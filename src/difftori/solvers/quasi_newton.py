@@ -38,6 +38,8 @@ def damped_bfgs(
 ) -> tuple[Float[Tensor, "B D D"], Bool[Tensor, "B"]]:
     """B after a step, and whether it is known in each row.
 
+    A row whose B is not definite any more begins anew.
+
     Args:
         known: False where no step has told of B yet; such a row begins with a multiple of I.
         change: y, what the step took off the gradient; with B exact, y = B s.
@@ -58,7 +60,11 @@ def damped_bfgs(
     v = Bs * sBs.clamp(min=TINY).rsqrt().unsqueeze(1)
     factors, signs = torch.stack([u, v], dim=2), torch.stack([u, -v], dim=1)
     updated = torch.baddbmm(curvature, factors, signs)
-    return torch.where(usable[:, None, None], updated, curvature), known
+    curvature = torch.where(usable[:, None, None], updated, curvature)
+    # negative curvature, met again and again, brings an eigenvalue down to where rounding decides
+    # its sign; below zero it would grow with each step
+    definite = torch.linalg.cholesky_ex(curvature).info == 0
+    return torch.where(definite[:, None, None], curvature, 0.0), known & definite
 
 
 def definite_block(
