@@ -30,7 +30,6 @@ def test_bfgs_stays_definite_in_float32_where_negative_curvature_comes_again_and
     generator = torch.Generator().manual_seed(0)
     rows, dim = 64, 6
     curvature, known = torch.zeros(rows, dim, dim), torch.zeros(rows, dtype=torch.bool)
-    began_anew = 0
     for _ in range(100):
         gradient = torch.randn(rows, dim, generator=generator)
         free = torch.rand(rows, dim, generator=generator) > 0.3
@@ -39,14 +38,11 @@ def test_bfgs_stays_definite_in_float32_where_negative_curvature_comes_again_and
         step = active_set_step(curvature, damping, gradient, free).clamp(-1, 1)
         hessian = torch.randn(rows, dim, dim, generator=generator)
         change = torch.bmm(hessian + hessian.mT, step.unsqueeze(2)).squeeze(2)
-        before = known
         curvature, known = damped_bfgs(curvature, known, step, change)
-        began_anew += int((before & ~known).sum())
         eigenvalues = torch.linalg.eigvalsh(curvature.double())
         assert (eigenvalues[:, 0] >= -1e-6 * eigenvalues[:, -1]).all()
-    assert began_anew > 0
     assert curvature.isfinite().all()
-    assert known.any()
+    assert known.all()
 
 
 def test_free_coordinates_are_those_whose_gradient_does_not_leave_the_box() -> None:

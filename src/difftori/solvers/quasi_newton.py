@@ -38,7 +38,7 @@ def damped_bfgs(
 ) -> tuple[Float[Tensor, "B D D"], Bool[Tensor, "B"]]:
     """B after a step, and whether it is known in each row.
 
-    A row whose B is not definite any more begins anew.
+    A row whose B is not definite any more begins anew, with a multiple of I of the same size.
 
     Args:
         known: False where no step has told of B yet; such a row begins with a multiple of I.
@@ -64,7 +64,9 @@ def damped_bfgs(
     # negative curvature, met again and again, brings an eigenvalue down to where rounding decides
     # its sign; below zero it would grow with each step
     definite = torch.linalg.cholesky_ex(curvature).info == 0
-    return torch.where(definite[:, None, None], curvature, 0.0), known & definite
+    size = curvature.diagonal(dim1=1, dim2=2).abs().mean(dim=1)
+    anew = torch.diag_embed(size.unsqueeze(1).expand_as(step))
+    return torch.where(definite[:, None, None], curvature, anew), known
 
 
 def definite_block(
