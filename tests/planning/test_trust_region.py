@@ -16,6 +16,7 @@ from box_problems import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from difftori.solvers.plan_layer import PlanCost
 from difftori.solvers.trust_region import ActiveSetSolver, TrustRegion
@@ -153,6 +154,41 @@ def test_finite_and_inside_over_any_range_of_gradients(
         assert plan.isfinite().all()
         assert plan.abs().max() <= 1
     assert torch.autograd.grad(solution.last.sum(), z)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("of", ["G", "gradient"])
+def test_a_region_without_finite_values_shortens_steps(of: str, value: float) -> None:
+    """G rises with all of a, and where the first is above 0.5 it or its gradient is not finite."""
+
+    def return_and_gradient(a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        outside = a[:, :1] > 0.5
+        G, gradient = a.sum(dim=1, keepdim=True), torch.ones_like(a)
+        if of == "G":
+            return torch.where(outside, value, G), gradient
+        return G, torch.where(outside, value, gradient)
+
+    options = replace(OPTIONS, iterations=12)
+    solver = TrustRegionSolver(
+        lambda a, z: return_and_gradient(a, z)[0], options, return_and_gradient
+    )
+    with torch.no_grad():
+        solution = solver.solve(zeros(2), latents(2, 1.0))
+    assert solution.solved.all()
+    assert ((solution.best[:, 0] > 0.3) & (solution.best[:, 0] <= 0.5)).all()
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("mode", ["truncated", "implicit"])
+def test_the_derivative_is_not_huge_where_the_gradient_is_zero(mode: str, known: bool) -> None:
+    """As before a first reward, when the last layers are zero."""
+    weight = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    options = replace(OPTIONS, backward_mode=mode, backward_num_iterations=1)
+    solver = TrustRegionSolver(lambda a, z: weight * bumpy(a, z), options)
+    curvature = CURVATURE.expand(2, 4, 4) if known else None
+    solution = solver.solve(zeros(2), latents(2, 1.0), curvature)
+    (gradient,) = torch.autograd.grad(solution.last.sum(), weight)
+    assert 0 < gradient.abs() < 100
 
 
 def test_the_solver_keeps_no_graph_of_a_finished_plan() -> None:

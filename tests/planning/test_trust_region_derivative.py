@@ -93,3 +93,13 @@ def test_softness_gives_bounds_a_small_derivative_and_leaves_free_coordinates_th
     assert (soft.abs().sum(dim=2)[bound] > 0).all()
     assert soft[bound].abs().max() < 0.1
     torch.testing.assert_close(soft[~bound], hard[~bound])
+
+
+@pytest.mark.parametrize("mode", ["truncated", "implicit"])
+def test_a_small_gradient_at_a_bound_does_not_soften_it_beyond_the_box(mode: str) -> None:
+    z = torch.ones(1, 4, dtype=torch.float64, requires_grad=True)
+    options = replace(OPTIONS, backward_mode=mode, backward_num_iterations=1, bound_softness=0.01)
+    solver = TrustRegionSolver(lambda a, z: 1e-3 * (a * z).tanh().sum(dim=1, keepdim=True), options)
+    solution = solver.solve(zeros(1) + 1, z)
+    assert solution.at_bound == 1
+    assert 0 < jacobian(solution.last, z).abs().max() <= 1

@@ -12,7 +12,7 @@ from torch import Tensor
 INITIAL_STEP = 1.0
 """root mean square of a first step over the free coordinates, in actions"""
 LEAST_CURVATURE = 0.2
-"""Powell's damping: a step's curvature is kept at this share of what B says, at least"""
+"""a step's curvature in B after it, as a share of that before it, at least"""
 TINY = 1e-20
 """keeps divisions finite where a step or a gradient is zero"""
 
@@ -25,12 +25,15 @@ def free_coordinates(
 
 
 def first_damping(gradient: Float[Tensor, "B D"], free: Bool[Tensor, "B D"]) -> Float[Tensor, "B"]:
-    """λ for which a step without curvature has the root mean square ``INITIAL_STEP``."""
-    count = free.sum(dim=1).clamp(min=1)
-    return (gradient * free).norm(dim=1) / (INITIAL_STEP * count.sqrt()) + TINY
+    """λ for which a step without curvature has the root mean square ``INITIAL_STEP``.
+
+    It is 1 where the gradient is zero: the derivative of a plan divides by it.
+    """
+    norm, count = (gradient * free).norm(dim=1), free.sum(dim=1).clamp(min=1)
+    return torch.where(norm > TINY, norm / (INITIAL_STEP * count.sqrt()), 1.0)
 
 
-def damped_bfgs(
+def definite_bfgs(
     curvature: Float[Tensor, "B D D"],
     known: Bool[Tensor, "B"],
     step: Float[Tensor, "B D"],
@@ -38,31 +41,34 @@ def damped_bfgs(
 ) -> tuple[Float[Tensor, "B D D"], Bool[Tensor, "B"]]:
     """B after a step, and whether it is known in each row.
 
-    A row whose B is not definite any more begins anew, with a multiple of I of the same size.
+    Where the step met less curvature than ``LEAST_CURVATURE`` of what B says, B shrinks to that
+    share along the step, and is the same across it. Powell's damping (Nocedal and Wright,
+    procedure 18.2) shrinks it too, but keeps y across the step: where G curves the wrong way
+    again and again, B then grows without end. A row whose B is not definite any more begins anew,
+    with a multiple of I of the same size; one whose y is not finite stays as it is.
 
     Args:
         known: False where no step has told of B yet; such a row begins with a multiple of I.
         change: y, what the step took off the gradient; with B exact, y = B s.
     """
-    sy, ss = (step * change).sum(dim=1), step.square().sum(dim=1)
-    begins = ~known & (sy > TINY)
-    scale = torch.where(begins, change.square().sum(dim=1) / sy, 0.0)
+    sy, ss, yy = (step * change).sum(dim=1), step.square().sum(dim=1), change.square().sum(dim=1)
+    finite = torch.isfinite(yy)
+    begins = ~known & (sy > TINY) & finite
+    scale = torch.where(begins, yy / sy, 0.0)
     curvature = curvature + torch.diag_embed(scale.unsqueeze(1).expand_as(step))
     known = known | begins
     Bs = torch.bmm(curvature, step.unsqueeze(2)).squeeze(2)
     sBs = (step * Bs).sum(dim=1)
-    # y + (1 − share)(Bs − y) has the curvature LEAST_CURVATURE · sBs where y has less
-    lacking = (LEAST_CURVATURE * sBs - sy).clamp(min=0)
-    y = change + (lacking / (sBs - sy + TINY)).unsqueeze(1) * (Bs - change)
-    ys = sy + lacking
-    usable = known & (ys > 1e-10 * ss) & (sBs > TINY)
+    lacking = sy < LEAST_CURVATURE * sBs
+    y = torch.where(lacking.unsqueeze(1), LEAST_CURVATURE * Bs, change)
+    ys = torch.where(lacking, LEAST_CURVATURE * sBs, sy)
+    usable = known & finite & (ys > 1e-10 * ss) & (sBs > TINY)
     u = y * ys.clamp(min=TINY).rsqrt().unsqueeze(1)
     v = Bs * sBs.clamp(min=TINY).rsqrt().unsqueeze(1)
     factors, signs = torch.stack([u, v], dim=2), torch.stack([u, -v], dim=1)
     updated = torch.baddbmm(curvature, factors, signs)
     curvature = torch.where(usable[:, None, None], updated, curvature)
-    # negative curvature, met again and again, brings an eigenvalue down to where rounding decides
-    # its sign; below zero it would grow with each step
+    # an eigenvalue that has shrunk again and again may get its sign from rounding
     definite = torch.linalg.cholesky_ex(curvature).info == 0
     size = curvature.diagonal(dim1=1, dim2=2).abs().mean(dim=1)
     anew = torch.diag_embed(size.unsqueeze(1).expand_as(step))
@@ -74,14 +80,15 @@ def definite_block(
 ) -> Tensor:
     """The block of the free coordinates made definite, and the diagonal's size elsewhere.
 
-    Eigenvalues are taken as absolute values, none under ``least`` of the largest. A matrix that
-    is not finite stays as it is.
+    Eigenvalues are taken as absolute values, none under ``least`` of the largest; a zero block
+    becomes I. A matrix that is not finite stays as it is.
     """
     finite = torch.isfinite(curvature).flatten(1).all(dim=1)[:, None, None]
     both_free = free.unsqueeze(2) & free.unsqueeze(1)
     values, vectors = torch.linalg.eigh(torch.where(finite & both_free, curvature, 0.0))
     values = values.abs()
-    values = values.maximum(least * values.amax(dim=1, keepdim=True) + TINY)
+    largest = values.amax(dim=1, keepdim=True)
+    values = values.maximum(torch.where(largest > TINY, least * largest, 1.0))
     definite = (vectors * values.unsqueeze(1)) @ vectors.transpose(1, 2)
     own = torch.diag_embed(curvature.diagonal(dim1=1, dim2=2).abs())
     return torch.where(finite, torch.where(both_free, definite, own), curvature)
@@ -110,12 +117,13 @@ def softly_bound_step(
     free: Bool[Tensor, "B D"],
     softness: float,
 ) -> Float[Tensor, "B D"]:
-    """g_i / (B_ii + λ + g_i²/μ) where a coordinate is not free, and 0 elsewhere.
+    """g_i / (B_ii + λ + |g_i|/s_i) where a coordinate is not free, and 0 elsewhere.
 
-    With the stiffness g_i²/μ held constant its derivative is the sensitivity of the optimum under
-    a logarithmic barrier of strength μ, whose slack is μ/|g_i|: small, and not zero. The step
-    itself points out of the box.
+    With the stiffness |g_i|/s_i held constant its derivative is the sensitivity of the optimum
+    under a logarithmic barrier of strength μ, whose slack is s_i = μ/|g_i|: small, and not zero.
+    s_i is at most 1, half of the box. The step itself points out of the box.
     """
-    stiffness = gradient.detach().square() / softness
+    size = gradient.detach().abs()
+    stiffness = size * (size / softness).clamp(min=1)
     own = curvature.diagonal(dim1=1, dim2=2) + damping.unsqueeze(1) + stiffness
     return gradient.masked_fill(free, 0.0) / (own + TINY)

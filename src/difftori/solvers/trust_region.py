@@ -8,10 +8,10 @@ nothing adapts. With g = ∇G and a model B of −∇²G, a step over the free c
 F leaves out what is at a bound and would leave the box (Bertsekas, "Projected Newton methods",
 1982); P is the projection on the box. This is the Levenberg–Marquardt step with B in the place
 of JᵀJ: G is no sum of squares, and the one residual −G gives JᵀJ a rank of one. B is built from
-the gradients that the steps compute anyway: BFGS with Powell's damping, which keeps it positive
-definite (Nocedal and Wright, "Numerical Optimization", 2006, procedure 18.2). The damping λ is
-each row's own: ρ, the actual gain over the one that the model promised, lowers or raises it, and
-a step that does not gain is undone (the same, section 10.3).
+the gradients that the steps compute anyway: BFGS (Nocedal and Wright, "Numerical Optimization",
+2006, section 6.1) that only shrinks B where G curves the wrong way, and so keeps it positive
+definite. The damping λ is each row's own: ρ, the actual gain over the one that the model
+promised, lowers or raises it, and a step that does not gain is undone (the same, section 10.3).
 
 The curvature of G is much the same from one step of an episode to the next: B may be carried on.
 """
@@ -32,7 +32,7 @@ from difftori.solvers.iterations import Iterations
 from difftori.solvers.plan_layer import ResidualLinearization
 from difftori.solvers.quasi_newton import (
     active_set_step,
-    damped_bfgs,
+    definite_bfgs,
     first_damping,
     free_coordinates,
     softly_bound_step,
@@ -188,9 +188,9 @@ class TrustRegion(th.LevenbergMarquardt):
         trial = torch.where(stopped.unsqueeze(1), state.actions, trial)
 
         G, gradient = self._linearize_at(trial, z)
-        better = (G > state.G) & torch.isfinite(gradient.sum(dim=1))
-        ratio = torch.where(promised > 0, (G - state.G) / promised, -1.0)
-        curvature, known = damped_bfgs(
+        better = (G > state.G) & torch.isfinite(G + gradient.sum(dim=1))
+        ratio = torch.where(better & (promised > 0), (G - state.G) / promised, -1.0)
+        curvature, known = definite_bfgs(
             state.curvature, state.known, step, state.gradient - gradient
         )
         factor = torch.where(ratio > POOR, torch.where(ratio > GOOD, 1 / LOWER, 1.0), RAISE)
