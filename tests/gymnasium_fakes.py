@@ -79,6 +79,18 @@ class Falls(Walk):
         return obs, REWARD_AT_THE_END if fallen else 1.0, fallen, False, {"is_success": fallen}
 
 
+class Costs(Walk):
+    """Each step costs the same; it ends by itself after so many steps, and never if that is 0."""
+
+    def __init__(self, cost: float = 1.0, length: int = 0) -> None:
+        super().__init__()
+        self.cost, self.length = cost, length
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, *_ = super().step(action)
+        return obs, -self.cost, self.taken == self.length, False, {}
+
+
 class RandomLength(Walk):
     """Cut by the environment itself after 2 to 11 steps."""
 
@@ -197,6 +209,7 @@ class Listing(Walk):
 FAKES = (
     *(
         Walk,
+        Costs,
         Asymmetric,
         Nested,
         NestedAsymmetric,

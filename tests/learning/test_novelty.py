@@ -34,3 +34,4 @@ def test_images_and_small_batches_have_a_novelty_too() -> None:
     images = torch.randint(256, (2, 4, 3, 8, 8), dtype=torch.uint8)
     assert torch.isfinite(novelty(images)).all()
     assert torch.equal(novelty(images[:, :1].expand(2, 4, 3, 8, 8)), torch.zeros(2, 4, 1))
+    assert torch.equal(novelty(images[:, :1]), torch.zeros(2, 1, 1))

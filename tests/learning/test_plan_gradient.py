@@ -155,6 +155,19 @@ def test_an_episode_of_dropped_plans_changes_nothing(model: WorldModel, config: 
     assert all(torch.equal(before[n], value) for n, value in model.state_dict().items())
 
 
+def test_a_sum_that_is_not_finite_is_dropped_and_counted(model: WorldModel, config: Config) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    plan_gradient, obs = new(model, config), random_obs(1)
+    plan_gradient.accumulate(obs, planned_action(model, config, obs))
+    weight = 1.2e19 / float(torch.nn.utils.get_total_norm(plan_gradient.gradient.values()))
+    plan_gradient.discard()
+    for _ in range(2):
+        plan_gradient.accumulate(obs, planned_action(model, config, obs), weight)
+    assert plan_gradient.apply(0)["plans_dropped"] == 0
+    assert plan_gradient.nonfinite.total == 1
+    assert all(torch.equal(before[n], value) for n, value in model.state_dict().items())
+
+
 def test_stops_after_so_many_in_a_row(model: WorldModel, config: Config) -> None:
     plan_gradient = new(model, config, max_nonfinite=2)
     obs = torch.full((1, 5), torch.nan)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from builders import random_obs, tiny_config, tiny_model
@@ -18,6 +19,14 @@ def test_small_rewards_and_those_before_the_first_episode_pass_as_they_are() -> 
     assert torch.equal(norm(LARGE), LARGE)
     norm.update(rare[:, 0])
     assert torch.equal(norm(rare), rare)
+
+
+def test_the_largest_rewards_that_an_environment_may_give_stay_finite() -> None:
+    norm = RewardNorm()
+    norm.update(LARGE[:, 0])
+    norm.update(torch.full((1000,), 9e17))
+    assert norm(LARGE).isfinite().all()
+    assert norm(torch.tensor([[9e17]])).item() == pytest.approx(1, rel=0.01)
 
 
 def test_model_and_target_count_rewards_alike_and_save_it() -> None:

@@ -192,6 +192,8 @@ def test_elite_scores() -> None:
     ratio = torch.exp(torch.tensor(-0.5))
     first = torch.stack([torch.tensor(1.0), ratio, torch.tensor(0.0)]) / (1 + ratio)
     torch.testing.assert_close(scores, torch.stack([first, torch.full((3,), 1 / 3)]))
+    alike = elite_scores(values, 0.0)
+    torch.testing.assert_close(alike[0], torch.tensor([0.5, 0.5, 0.0]))
 
 
 def test_weighted_moments() -> None:
@@ -199,6 +201,8 @@ def test_weighted_moments() -> None:
     mean, std = weighted_moments(elites, torch.tensor([[0.25, 0.75]]))
     assert mean.item() == 0.75
     assert std.item() == pytest.approx(0.1875**0.5)
+    without = torch.cat([elites, torch.full((1, 1, 1, 1), torch.nan)], dim=2)
+    assert weighted_moments(without, torch.tensor([[0.25, 0.75, 0.0]])) == (mean, std)
 
 
 @pytest.mark.parametrize("carried", [True, False])

@@ -310,11 +310,13 @@ def test_numbers_that_are_not_finite_are_a_status(
     assert not solution.solved.any()
 
 
+@pytest.mark.parametrize("first_iterations", [8, 0])
 @pytest.mark.parametrize("with_graph", [True, False])
 @pytest.mark.filterwarnings("ignore:There was an error while running the linear optimizer")
-def test_a_failing_cholesky_is_a_status(with_graph: bool) -> None:
+def test_a_failing_cholesky_is_a_status(with_graph: bool, first_iterations: int) -> None:
     """λ = 0 leaves a matrix of rank one; without a graph Theseus only warns."""
     options = replace(OPTIONS, damping=0.0, backward_mode="truncated")
+    options = replace(options, max_iterations=options.backward_num_iterations + first_iterations)
     z = torch.full((1, 3), 0.5, requires_grad=with_graph)
     with torch.set_grad_enabled(with_graph):
         solution = PublishedSolver(quadratic(), options).solve(torch.zeros(1, 3), z)

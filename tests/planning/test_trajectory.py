@@ -90,6 +90,14 @@ def test_exploration_noise_is_added_to_the_executed_action_only(
     assert added == (pytest.approx(0.2, rel=0.15) if explore else 0.0)
 
 
+def test_exploration_noise_is_not_hidden_where_the_plan_lies_outside_the_box() -> None:
+    config = tiny_config(**(STEADY | {"step_size": 1e-2}), explore_noise=0.2).trajectory
+    result = plan(TargetModel([3.0, -3.0]), config, torch.zeros(500, 1), explore=True)
+    assert result.actions.abs().min() > 1
+    executed = result.action.clamp(-1, 1)
+    assert 0.4 < executed.abs().eq(1).float().mean() < 0.6
+
+
 def test_the_executed_action_is_detached_and_the_differentiable_one_is_not(
     model: WorldModel,
 ) -> None:

@@ -34,6 +34,22 @@ def test_episodes_that_are_all_too_short_are_not_learned_from(tmp_path: Path) ->
     assert {r["updates"] for r in records(run_folder(tmp_path), "train")} == {0}
 
 
+@pytest.mark.parametrize("length", [0, 5])
+def test_novelty_is_of_the_same_size_whatever_a_step_costs_and_ends_where_an_episode_does(
+    tmp_path: Path, length: int
+) -> None:
+    losses = []
+    for cost in (1.0, 100.0):
+        words = ["task=gym", "env_id=gymnasium_fakes:Costs-v0", "novelty_until_reward=true"]
+        words += [f"env_kwargs={{cost: {cost}, length: {length}}}", "mode=default"]
+        assert run_debug(tmp_path / str(cost), *words) == 0
+        train = records(run_folder(tmp_path / str(cost)), "train")
+        assert {record["saw_reward"] for record in train} == {length > 0}
+        losses.append([record["reward_loss"] for record in train if record["updates"]])
+    assert losses[0][-1] > 0
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_one_that_raises_is_dropped_and_redone(tmp_path: Path) -> None:
     assert run_debug(tmp_path, "task=gym", "env_id=gymnasium_fakes:Raises-v0") == 0
     assert records(run_folder(tmp_path), "train")[-1]["episodes_dropped"] > 0

@@ -128,6 +128,25 @@ def test_random_episodes_end_with_the_first_reward(
     assert [r["updates"] for r in train] == updates
 
 
+@pytest.mark.parametrize("optimizer", ["published", "trust_region"])
+def test_a_plan_beyond_c_is_warned_of_once(
+    tmp_path: Path, optimizer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There the published optimizer's steps lower G; the trust region has no c."""
+    assert (
+        run_debug(
+            tmp_path,
+            "mode=theseus_forward",
+            f"optimizer={optimizer}",
+            "value_offset=-1000",
+            "theseus_start_step=0",
+        )
+        == 0
+    )
+    warned = capsys.readouterr().err.count("has reached value_offset=-1000")
+    assert warned == (optimizer == "published")
+
+
 @pytest.mark.parametrize(
     ("task", "saw_reward"), [("cartpole-swingup", True), ("pendulum-swingup", False)]
 )

@@ -147,8 +147,8 @@ def scaled_to_cap(loss: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
 def still_running(batch: Batch) -> Float[Tensor, "H_1 B 1"] | None:
     """1 for those of a sequence's H+1 observations from which its episode could go on.
 
-    What follows a terminated step is none of them, what follows a truncated one is. None where all
-    of them are.
+    What follows a terminated step is none of them, what follows a truncated one is. None where the
+    agent takes no episode to end by itself: then all of them are.
     """
     if batch.inside is None:
         return None

@@ -108,6 +108,8 @@ class PlanGradient:
         (norm,) = download(norm)
         self._count(self._late.drain())
         sums = self._sums
+        if sums.dropped < sums.steps and not math.isfinite(norm):
+            self.nonfinite.seen(finite=False, where="the sum over plans")
         self._start_over()
         return {
             "total_a_loss": sums.loss,

@@ -169,7 +169,8 @@ def plan_gradient_way(
 ) -> PlanGradientWay:
     """The way that a mode names; none where the loss has no weight.
 
-    ``generator`` draws the noise of replayed plans' first guesses.
+    ``generator`` draws the noise of replayed plans' first guesses where they have any. Replayed
+    plans are those of an evaluation: without exploration, and with ``plan_spread``.
     """
     way = config.plan_gradient
     if way == "none" or config.plan_loss_coef == 0:

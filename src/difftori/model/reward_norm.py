@@ -25,7 +25,8 @@ class RewardNorm(nn.Module):
         """Take N more rewards into account."""
         self.count.add_(len(reward))
         share = len(reward) / self.count
-        self.mean_square.lerp_(reward.to(self.mean_square).square().mean(), share)
+        mean_square = reward.double().square().mean()  # a sum of squares may overflow float32
+        self.mean_square.lerp_(mean_square.to(self.mean_square), share)
 
     def forward(self, reward: Float[Tensor, "*B 1"]) -> Float[Tensor, "*B 1"]:
         return reward * self.mean_square.clamp(min=1).rsqrt()

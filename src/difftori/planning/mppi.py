@@ -175,7 +175,7 @@ class MppiPlanner:
         candidates: Float[Tensor, "H B N A"],
         draws: Float[Tensor, "B N A"],
     ) -> Float[Tensor, "B N"]:
-        """G of every candidate; −inf where it is not finite, so that it is never an elite."""
+        """G of every candidate; −inf where it is not finite, so that it has no weight."""
         actions, terminal_noise = candidates.flatten(1, 2), self._config.min_std * draws
         G = plan_return(
             self._model, z_all, actions, self._config.discount, terminal_noise.flatten(0, 1), spread
@@ -186,9 +186,10 @@ class MppiPlanner:
 
 
 def elite_scores(values: Float[Tensor, "B K"], temperature: float) -> Float[Tensor, "B K"]:
-    """Normalised exp(τ (G − max G)); uniform where no elite has a finite value."""
+    """Normalised exp(τ (G − max G)), 0 for a value of −inf; uniform where all values are −inf."""
     best = values.amax(dim=1, keepdim=True)
-    scores = torch.where(torch.isfinite(best), torch.exp(temperature * (values - best)), 1.0)
+    scores = torch.exp(temperature * (values - best)).masked_fill(values == -torch.inf, 0.0)
+    scores = torch.where(torch.isfinite(best), scores, 1.0)
     return scores / scores.sum(dim=1, keepdim=True)
 
 
@@ -197,6 +198,7 @@ def weighted_moments(
 ) -> tuple[Float[Tensor, "H B A"], Float[Tensor, "H B A"]]:
     """Mean and standard deviation of the elites' actions under their scores."""
     weights = scores[None, :, :, None]
+    elites = elites.masked_fill(weights == 0, 0.0)  # these may be NaN
     mean = (weights * elites).sum(dim=2)
     variance = (weights * (elites - mean.unsqueeze(2)).square()).sum(dim=2)
     return mean, variance.sqrt()

@@ -21,7 +21,7 @@ from difftori.types import Plan
 
 
 class TrajectoryPlanner:
-    """max_a G(clamp(a, −1, 1)) from the policy's rollout, by Levenberg–Marquardt."""
+    """G(clamp(a, −1, 1)) towards c from the policy's rollout, by Levenberg–Marquardt."""
 
     def __init__(
         self, model: WorldModel, config: TrajectoryConfig, compiler: Compiler = EAGER
@@ -100,7 +100,8 @@ def optimized_plan(
     best = unflatten(solution.best, action_dim)
     action = best[0]
     if noise_std > 0:
-        action = action + noise_std * normal(action.shape[1:], generators)
+        # G is that of the clamped action: what lies outside the box must not hide the noise
+        action = action.clamp(-1, 1) + noise_std * normal(action.shape[1:], generators)
     return Plan(
         action=action,
         differentiable_action=unflatten(solution.last, action_dim)[0] if differentiate else None,

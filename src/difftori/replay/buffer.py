@@ -178,8 +178,7 @@ class ReplayBuffer:
         The weights are Schaul et al.'s (N · P(i))^-β over their maximum in the batch. In that
         quotient N and the sum of the masses cancel, and (smallest mass / mass)^β is left.
 
-        Raises ValueError if nothing can be drawn, or fewer than B distinct starts where draws are
-        without replacement.
+        Raises ValueError if nothing can be drawn.
         """
         if not self.can_sample:
             raise ValueError(

@@ -55,7 +55,7 @@ class Solution:
     last: Float[Tensor, "B D"]
     """the last iterate, with its graph when one was asked for"""
     best: Float[Tensor, "B D"]
-    """the iterate with the highest G, detached"""
+    """the iterate with the highest G (of the published optimizer: the nearest to c), detached"""
     iterations: Int[Tensor, "B"]
     """steps taken"""
     first_return: Float[Tensor, "B"]

@@ -6,7 +6,8 @@ the same step is had without a factorization, in the residual's space:
 
     δ = −Jᵀ (J Jᵀ + λ)⁻¹ r,        a ← a + s δ
 
-which is one division and cannot fail while J and r are finite.
+which is one division and cannot fail while J and r are finite and λ > 0. c has to be above any G:
+below it the steps climb G, and above it they descend.
 """
 
 from dataclasses import dataclass, replace
@@ -145,7 +146,7 @@ class LevenbergMarquardt(th.LevenbergMarquardt):
 
 
 class TrajectorySolver:
-    """max_a G(a, z) from a first guess, by our own insides of the Theseus layer."""
+    """G(a, z) towards c from a first guess, by our own insides of the Theseus layer."""
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Acting in the training environment, one step at a time."""
 
+import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,8 @@ from difftori.planning.actor import Actor
 from difftori.training.evaluation import close_quietly
 from difftori.training.seeding import derive_seed
 from difftori.training.state import Averages, Counters, OpenEpisode
+
+logger = logging.getLogger(__name__)
 
 
 class EpisodeFailedError(RuntimeError):
@@ -47,6 +51,8 @@ class Collector:
     max_nonfinite: int
     max_failed_episodes: int
     seed_until_reward: bool = False
+    return_limit: float = math.inf
+    """G from which the trajectory optimizer's steps descend; reaching it is warned of, once"""
     open: OpenEpisode | None = None
 
     def __post_init__(self) -> None:
@@ -54,7 +60,7 @@ class Collector:
         self.planned_from = self.seed_steps
         """agent step from which episodes are planned"""
         self.saw_reward = False
-        """whether rewards differed in an episode so far"""
+        """whether rewards differed in an episode so far, or one came to its end"""
 
     def is_planned(self, episode_start_step: int) -> bool:
         """Whether an episode that begins at this agent step is planned or random."""
@@ -99,7 +105,7 @@ class Collector:
         if not (terminated or truncated):
             return None
         self.open = None
-        if len(set(episode.steps["reward"])) > 1:
+        if terminated or len(set(episode.steps["reward"])) > 1:
             self.saw_reward = True
             if self.seed_until_reward:
                 self.planned_from = min(self.planned_from, counters.agent_step)
@@ -198,6 +204,13 @@ class Collector:
             check_weights(self.model)
         self.nonfinite_plans.seen(finite=bool(finite.all()))
         if finite.all():
-            self.averages.add(dict(zip(plan.stats, stats, strict=True)))
+            numbers = dict(zip(plan.stats, stats, strict=True))
+            self.averages.add(numbers)
+            if numbers.get("plan_return_before", -math.inf) >= self.return_limit:
+                logger.warning(
+                    f"a plan's return has reached value_offset={self.return_limit:g}: there the "
+                    "published optimizer's steps lower it; raise value_offset"
+                )
+                self.return_limit = math.inf
             self.averages.add(self.plan_gradient.after_plan(obs, plan, counters.agent_step))
         return action[0].numpy(), plan.carry

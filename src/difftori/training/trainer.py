@@ -197,7 +197,8 @@ class Trainer:
         """One update, of the agent step ``step``; ``more``: another one follows at once."""
         batch = self.batches.next(more=more)
         if self.config.run.novelty_until_reward and not self.collector.saw_reward:
-            batch = replace(batch, reward=novelty(batch.next_obs))
+            scale = self.model.normalized_reward(torch.ones_like(batch.reward))
+            batch = replace(batch, reward=novelty(batch.next_obs) / scale)  # of any reward's size
         result = self.learner.update(batch, step)
         if result.finite:
             self.batches.update_priorities(batch.index, result.priority)
