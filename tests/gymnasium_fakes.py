@@ -80,11 +80,16 @@ class Falls(Walk):
 
 
 class Costs(Walk):
-    """Each step costs the same; it ends by itself after so many steps, and never if that is 0."""
+    """Each step costs the same; if it ends, then by itself and after 2 to 11 steps."""
 
-    def __init__(self, cost: float = 1.0, length: int = 0) -> None:
+    def __init__(self, cost: float = 1.0, ends: bool = True) -> None:
         super().__init__()
-        self.cost, self.length = cost, length
+        self.cost, self.ends = cost, ends
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        obs, info = super().reset(**kwargs)
+        self.length = int(self.np_random.integers(2, 12)) if self.ends else 0
+        return obs, info
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, *_ = super().step(action)

@@ -5,7 +5,6 @@ than some runs, which can still be evaluated.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -193,11 +192,6 @@ class TrajectoryConfig(Section):
         if self.explore_noise is not None:
             return self.explore_noise(update_step)
         return self.std_schedule(update_step) if self.optimizer == "trust_region" else 0.0
-
-    @property
-    def return_limit(self) -> float:
-        """G from which the optimizer's steps descend: the published one nears its c."""
-        return self.value_offset if self.optimizer == "published" else math.inf
 
     @model_validator(mode="after")
     def _explain_backward_modes(self) -> "TrajectoryConfig":

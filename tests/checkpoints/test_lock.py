@@ -68,6 +68,16 @@ def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(tmp_path: Pa
     parent.stdin.close()
 
 
+def test_a_folder_that_became_read_only_does_not_stop_who_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, **kwargs: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with run_lock(tmp_path):
+        monkeypatch.setattr(Path, "unlink", refuse)
+
+
 def test_one_who_looks_on_keeps_no_run_from_beginning_and_changes_nothing(tmp_path: Path) -> None:
     with run_lock(tmp_path):
         (tmp_path / ".lock.json").write_bytes(b"\xff{")

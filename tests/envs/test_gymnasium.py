@@ -8,6 +8,7 @@ import pytest
 
 from builders import make_env, task_config
 from difftori.envs import ControlEnv
+from difftori.envs.divergence import PhysicsError
 from difftori.sections import TaskConfig
 from difftori.types import EnvSpec
 from gymnasium_fakes import REWARD_AT_THE_END
@@ -206,6 +207,17 @@ def test_gymnasiums_own_tasks_repeat_themselves_and_step(name: str) -> None:
     obs, reward, *_ = env.step(env.action_space.sample())
     assert obs.shape == spec.obs_shape
     assert np.isfinite(reward)
+    env.close()
+
+
+def test_a_diverged_mujoco_simulation_is_reported_and_the_next_episode_is_sound() -> None:
+    env, _ = make_env(task("HalfCheetah-v5"), "state")
+    first, _ = env.reset(seed=0)
+    env.simulator._env.unwrapped.data.qvel[:] = 1e11
+    with pytest.raises(PhysicsError, match="diverged: mjWARN_BAD"):
+        env.step(env.action_space.sample())
+    assert np.array_equal(env.reset(seed=0)[0], first)
+    env.step(env.action_space.sample())
     env.close()
 
 

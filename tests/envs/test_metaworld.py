@@ -17,7 +17,8 @@ from metaworld_tasks import (
 )
 
 from difftori.envs import make_env
-from difftori.envs.metaworld import MetaWorld, PhysicsError
+from difftori.envs.divergence import PhysicsError
+from difftori.envs.metaworld import MetaWorld
 
 UP, DOWN = np.array([[0, 0, 1, 0], [0, 0, -1, 0]], np.float32)
 

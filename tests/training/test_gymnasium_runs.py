@@ -1,6 +1,7 @@
 """Whole runs of Gymnasium's environments: uneven episodes, failures, the folder's name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,20 +35,29 @@ def test_episodes_that_are_all_too_short_are_not_learned_from(tmp_path: Path) ->
     assert {r["updates"] for r in records(run_folder(tmp_path), "train")} == {0}
 
 
-@pytest.mark.parametrize("length", [0, 5])
-def test_novelty_is_of_the_same_size_whatever_a_step_costs_and_ends_where_an_episode_does(
-    tmp_path: Path, length: int
-) -> None:
+def records_of_novelty(folder: Path, cost: float, ends: bool) -> list[dict[str, Any]]:
+    kwargs = f"env_kwargs={{cost: {cost}, ends: {str(ends).lower()}}}"
+    words = ("task=gym", "env_id=gymnasium_fakes:Costs-v0", kwargs, "novelty_until_reward=true")
+    assert run_debug(folder, "mode=default", *words) == 0
+    return records(run_folder(folder), "train")
+
+
+def test_novelty_is_of_the_same_size_whatever_each_step_costs(tmp_path: Path) -> None:
     losses = []
     for cost in (1.0, 100.0):
-        words = ["task=gym", "env_id=gymnasium_fakes:Costs-v0", "novelty_until_reward=true"]
-        words += [f"env_kwargs={{cost: {cost}, length: {length}}}", "mode=default"]
-        assert run_debug(tmp_path / str(cost), *words) == 0
-        train = records(run_folder(tmp_path / str(cost)), "train")
-        assert {record["saw_reward"] for record in train} == {length > 0}
+        train = records_of_novelty(tmp_path / str(cost), cost, ends=False)
+        assert not any(record["saw_reward"] for record in train)
         losses.append([record["reward_loss"] for record in train if record["updates"]])
     assert losses[0][-1] > 0
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("cost", [0.0, 1.0])
+def test_novelty_ends_where_the_returns_of_two_episodes_differ(tmp_path: Path, cost: float) -> None:
+    """Where an end costs nothing, it says nothing of a reward."""
+    saw_reward = [record["saw_reward"] for record in records_of_novelty(tmp_path, cost, ends=True)]
+    assert not saw_reward[0]
+    assert saw_reward[-1] == (cost > 0)
 
 
 def test_one_that_raises_is_dropped_and_redone(tmp_path: Path) -> None:

@@ -184,6 +184,18 @@ def test_a_signal_anywhere_loses_nothing(
     assert fingerprint(run_folder(stopped)) == fingerprint(run_folder(whole))
 
 
+def test_an_episode_that_an_environment_does_not_repeat_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("task=gym", "env_id=gymnasium_fakes:Unseeded-v0", "mode=default")
+    words += ("max_failed_episodes=1",)
+    with monkeypatch.context() as patch:
+        patch.setattr(StopSignals, "requested", _after(6), raising=False)
+        assert run_debug(tmp_path, *words) == RESUME_EXIT_CODE
+    assert run_debug(tmp_path, *words) == 0
+    assert records(run_folder(tmp_path), "train")[-1]["episodes_dropped"] == 1
+
+
 def test_success_is_recorded_at_the_last_step_and_at_any(tmp_path: Path) -> None:
     assert run_debug(tmp_path, "task=mw-reach", "mode=default", "train_steps=64") == 0
     folder = run_folder(tmp_path)

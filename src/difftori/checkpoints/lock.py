@@ -49,7 +49,8 @@ def run_lock(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / HOLDER_FILE).unlink(missing_ok=True)
+            with suppress(OSError):  # a folder that has become read-only
+                (folder / HOLDER_FILE).unlink(missing_ok=True)
 
 
 def holder_of(folder: Path) -> dict[str, Any] | None:

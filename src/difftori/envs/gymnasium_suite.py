@@ -17,6 +17,7 @@ from gymnasium.spaces import Box, Space
 from gymnasium.spaces.utils import flatten, flatten_space
 
 from difftori.envs.base import SimStep
+from difftori.envs.divergence import refuse_divergence
 from difftori.envs.rendering import is_headless, prepare_rendering, without_rendering
 from difftori.sections import TaskConfig
 
@@ -108,6 +109,7 @@ class GymnasiumSimulator:
     @never_exiting()
     def step(self, action: np.ndarray) -> SimStep:
         obs, reward, terminated, truncated, info = self._env.step(self.native_action(action))
+        refuse_divergence(getattr(self._env.unwrapped, "data", None))
         self._keep(obs)
         success = info.get("is_success", info.get("success"))
         return SimStep(

@@ -5,15 +5,12 @@ from typing import Any
 import numpy as np
 
 from difftori.envs.base import SimStep, check_camera
+from difftori.envs.divergence import refuse_divergence
 from difftori.envs.rendering import check_mujoco_rendering, prepare_rendering, without_rendering
 from difftori.sections import TaskConfig
 
 ROBOT = "sawyer"
 _SHADOW_MAP_SIZE = 1024  # the model's 4096 takes half of a frame's time and shows no more
-
-
-class PhysicsError(RuntimeError):
-    """The simulation diverged."""
 
 
 def make_simulator(task: TaskConfig) -> "MetaWorld":
@@ -92,11 +89,11 @@ class MetaWorld:
         half = (obs.size - 3) // 2
         obs[half:-3] = obs[:half]  # there is no earlier step
         self._obs = self._clipped(obs)
-        self._refuse_divergence()
+        refuse_divergence(env.data)
 
     def step(self, action: np.ndarray) -> SimStep:
         obs, reward, _, _, info = self._env.step(np.array(action, np.float32))
-        self._refuse_divergence()
+        refuse_divergence(self._env.data)
         self._obs = obs.astype(np.float32)
         return SimStep(float(reward), terminated=False, success=bool(info["success"]))
 
@@ -137,13 +134,6 @@ class MetaWorld:
         model, data = self._env.model, self._env.data
         fixed = self._camera >= 0 and model.cam_bodyid[self._camera] == 0
         return bool(fixed and data.cam_xmat[self._camera][7] < 0)
-
-    def _refuse_divergence(self) -> None:
-        """MuJoCo begins a diverged simulation anew and goes on; that is no episode."""
-        counts = self._env.data.warning.number
-        if counts.any():
-            named = [self._mujoco.mjtWarning(int(i)).name for i in np.flatnonzero(counts)]
-            raise PhysicsError(f"the simulation diverged: {', '.join(named)}")
 
 
 def _say_nothing(message: str) -> None:

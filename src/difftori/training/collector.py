@@ -51,16 +51,17 @@ class Collector:
     max_nonfinite: int
     max_failed_episodes: int
     seed_until_reward: bool = False
-    return_limit: float = math.inf
-    """G from which the trajectory optimizer's steps descend; reaching it is warned of, once"""
     open: OpenEpisode | None = None
 
     def __post_init__(self) -> None:
         self.nonfinite_plans = NonFiniteCounter("the plan", self.max_nonfinite)
+        self._return_limit = self.actor.return_limit
+        """reaching it is warned of, once"""
         self.planned_from = self.seed_steps
         """agent step from which episodes are planned"""
         self.saw_reward = False
-        """whether rewards differed in an episode so far, or one came to its end"""
+        """whether rewards differed so far, within an episode or in the sum from the first's"""
+        self._first_return: float | None = None
 
     def is_planned(self, episode_start_step: int) -> bool:
         """Whether an episode that begins at this agent step is planned or random."""
@@ -105,18 +106,28 @@ class Collector:
         if not (terminated or truncated):
             return None
         self.open = None
-        if terminated or len(set(episode.steps["reward"])) > 1:
+        rewards = episode.steps["reward"]
+        if self._first_return is None:
+            self._first_return = float(sum(rewards))
+        if len(set(rewards)) > 1 or sum(rewards) != self._first_return:
             self.saw_reward = True
             if self.seed_until_reward:
                 self.planned_from = min(self.planned_from, counters.agent_step)
         return episode
 
     def drop(self, counters: Counters, error: EpisodeFailedError) -> None:
-        """Forget the open episode and the environment.
+        """Forget the open episode and the environment, which failed.
 
-        The next attempt has another seed, and an environment that is made anew. Raises
-        EpisodeFailedError after ``max_failed_episodes`` failures in a row.
+        Raises EpisodeFailedError after ``max_failed_episodes`` failures in a row.
         """
+        self._forget(counters)
+        if counters.dropped_in_a_row >= self.max_failed_episodes:
+            raise EpisodeFailedError(
+                f"{counters.dropped_in_a_row} episodes in a row failed, the last because {error}"
+            ) from error
+
+    def _forget(self, counters: Counters) -> None:
+        """The next attempt has another seed, and an environment that is made anew."""
         counters.agent_step = counters.episode_start_step
         counters.env_step = counters.episode_start_env_step
         counters.episodes_dropped += 1
@@ -124,10 +135,6 @@ class Collector:
         self.open = None
         self.plan_gradient.discard()
         self.close()
-        if counters.dropped_in_a_row >= self.max_failed_episodes:
-            raise EpisodeFailedError(
-                f"{counters.dropped_in_a_row} episodes in a row failed, the last because {error}"
-            ) from error
 
     def replay_open_episode(self, counters: Counters) -> bool:
         """Bring the environment to where the open episode was, by taking its actions again.
@@ -144,10 +151,9 @@ class Collector:
                 obs.append(self.env.step(action)[0])
             if np.array_equal(np.stack(obs), np.stack(episode.obs)):
                 return True
-            failure = EpisodeFailedError("the environment did not repeat it")
         except Exception as error:  # a simulator may raise anything, also where it did not before
-            failure = EpisodeFailedError(f"the environment did not repeat it: {error!r}")
-        self.drop(counters, failure)
+            logger.warning(f"the environment did not repeat the interrupted episode: {error!r}")
+        self._forget(counters)
         return False
 
     def close(self) -> None:
@@ -161,6 +167,7 @@ class Collector:
             "nonfinite_plans": self.nonfinite_plans.state_dict(),
             "planned_from": self.planned_from,
             "saw_reward": self.saw_reward,
+            "first_return": self._first_return,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -168,6 +175,7 @@ class Collector:
         self.nonfinite_plans.load_state_dict(state["nonfinite_plans"])
         self.planned_from = state.get("planned_from", self.seed_steps)  # older checkpoints
         self.saw_reward = state.get("saw_reward", True)  # older checkpoints
+        self._first_return = state.get("first_return")  # older checkpoints
         episode = state["open_episode"]
         self.open = None if episode is None else OpenEpisode.from_state(episode, self.model.device)
 
@@ -206,11 +214,11 @@ class Collector:
         if finite.all():
             numbers = dict(zip(plan.stats, stats, strict=True))
             self.averages.add(numbers)
-            if numbers.get("plan_return_before", -math.inf) >= self.return_limit:
+            if numbers.get("plan_return_before", -math.inf) >= self._return_limit:
                 logger.warning(
-                    f"a plan's return has reached value_offset={self.return_limit:g}: there the "
+                    f"a plan's return has reached value_offset={self._return_limit:g}: there the "
                     "published optimizer's steps lower it; raise value_offset"
                 )
-                self.return_limit = math.inf
+                self._return_limit = math.inf
             self.averages.add(self.plan_gradient.after_plan(obs, plan, counters.agent_step))
         return action[0].numpy(), plan.carry

@@ -204,7 +204,6 @@ def build_trainer(
             seed=run.seed,
             seed_steps=run.seed_steps,
             seed_until_reward=run.seed_until_reward,
-            return_limit=config.trajectory.return_limit,
             max_nonfinite=run.max_nonfinite,
             max_failed_episodes=run.max_failed_episodes,
         ),
