@@ -8,6 +8,7 @@ was asked for, at which commit, what it cost, and how often the plan's gradient 
 """
 
 import argparse
+import filecmp
 import json
 import shutil
 import sys
@@ -57,11 +58,13 @@ def archive(places: list[Path], out: Path) -> pd.DataFrame:
             if json.loads(status.read_text())["state"] != "done":
                 continue
             rows.append(row(folder))
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             print(f"left out: {folder}: {error!r}", file=sys.stderr)
             continue
         kept = out.joinpath(*(str(rows[-1][label]) for label in LABELS))
         kept.mkdir(parents=True, exist_ok=True)
+        if (kept / "eval.csv").exists() and not filecmp.cmp(folder / "eval.csv", kept / "eval.csv"):
+            print(f"{folder} replaces another run: {kept}", file=sys.stderr)
         for name in ("eval.csv", "config.yaml"):
             shutil.copyfile(folder / name, kept / name)
     lines = pd.concat([known, pd.DataFrame(rows)]).drop_duplicates(LABELS, keep="last")

@@ -8,6 +8,7 @@ import pytest
 from report_fakes import make_run
 
 from difftori.report.comparison import Comparison, compare
+from difftori.report.folders import RunFolderError
 from difftori.report.published import COLUMNS
 from difftori.report.runs import Run, read_run
 
@@ -71,6 +72,15 @@ def test_methods_have_a_label_or_the_shortest_name(
     assert only(*runs).methods == names
 
 
+def test_a_label_that_does_not_say_which_runs_are_meant_is_refused(tmp_path: Path) -> None:
+    """One over two experiments with the same seed, and one that is also the name of the others."""
+    runs = [make_run(tmp_path, WHOLE, exp_name=name) for name in ("a", "b")]
+    with pytest.raises(RunFolderError, match="ours has two experiments with the same seed: "):
+        only(*(read_run(run, "ours") for run in runs))
+    with pytest.raises(RunFolderError, match="has no label, and would be called back_plan"):
+        only(read_run(runs[0], "back_plan"), read_run(runs[1]))
+
+
 def test_missing_and_short_seeds_are_named(tmp_path: Path) -> None:
     runs = [read_run(make_run(tmp_path, WHOLE, seed=seed)) for seed in (1, 2)]
     assert only(*runs).notes == ()
@@ -94,3 +104,5 @@ def test_seeds_with_other_settings_or_versions_are_named(tmp_path: Path) -> None
     assert only(*runs).notes == ()
     (note,) = only(*runs, run(4, "3", lr=0.5)).notes
     assert note == "back_plan: the seeds of a task differ in lr, torch"
+    (note,) = only(*runs, run(5, "2", layer_norm=True)).notes  # the others are of before that key
+    assert note == "back_plan: the seeds of a task differ in layer_norm"

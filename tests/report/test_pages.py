@@ -64,6 +64,15 @@ def test_tables_stand_at_the_steps_asked_for(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / f"improvement-{NAME}.csv")["env_step"].tolist() == [15, 20]
 
 
+def test_a_cell_says_how_many_seeds_it_is_of_where_some_have_no_value(tmp_path: Path) -> None:
+    for seed, rewards in ((1, {10: 1.0, 20: 5.0}), (2, {10: 3.0})):
+        make_run(tmp_path / "logs", rewards, seed=seed)
+    write_all(find_runs([f"{tmp_path}/logs"]), tmp_path, at=(10, 20))
+    page = (tmp_path / f"returns-{NAME}.md").read_text()
+    assert "| 10 | 2 [1, 3] |" in page
+    assert "| 20 | 5 (1 of 2 seeds) |" in page
+
+
 def test_labels_stand_in_the_order_that_they_were_given(tmp_path: Path) -> None:
     study(tmp_path / "logs")
     places = [
@@ -105,10 +114,10 @@ def test_a_run_that_goes_on_is_named(tmp_path: Path, caplog: pytest.LogCaptureFi
     page = (tmp_path / f"returns-{NAME}.md").read_text()
     assert note in page
     assert "| cup-catch | 20 | 250 [200, 300] | 125 [100, 150] |" in page
-    for options in ({"at": (30,)}, {"drop_short": True}):
+    for options, cell in (({"at": (30,)}, "200 (1 of 2 seeds)"), ({"drop_short": True}, "200")):
         write_all(folders, tmp_path, **options)
         page = (tmp_path / f"returns-{NAME}.md").read_text()
-        assert "| cup-catch | 30 | 500 [400, 600] | 200 |" in page
+        assert f"| cup-catch | 30 | 500 [400, 600] | {cell} |" in page
 
 
 def test_runs_that_cannot_be_read_are_told_and_the_others_drawn(

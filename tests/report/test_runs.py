@@ -17,6 +17,7 @@ def test_folders_globs_and_parents_lead_to_the_same_runs_once(tmp_path: Path) ->
         [parent],
         [f"{tmp_path}/*/state/*/default/[12]"],
         [str(tmp_path), parent, *folders],
+        [parent, f"{tmp_path}/cup-catch/../cup-catch"],
     ):
         assert {str(folder) for folder in find_runs(places)} == folders
 

@@ -55,7 +55,7 @@ def finish(job: Job) -> None:
     (job.folder / "models").mkdir(parents=True)
     (job.folder / "models" / "model.pt").touch()
     (job.folder / "config.yaml").write_text(yaml.safe_dump(job.config.flat()))
-    write_status(job.folder, "done")
+    write_status(job.folder, "done", env_step=job.config.run.train_steps)
 
 
 def test_a_run_is_finished_for_the_command_that_finished_it(
@@ -70,7 +70,10 @@ def test_a_run_is_finished_for_the_command_that_finished_it(
     younger = {key: value for key, value in job.config.flat().items() if key != "layer_norm"}
     (job.folder / "config.yaml").write_text(yaml.safe_dump(younger))
     assert is_finished(job)
-    assert not is_finished(make_job(1, train_steps=10**6))
+    longer = make_job(1, train_steps=10**6)
+    assert not is_finished(longer)
+    (job.folder / "config.yaml").write_text(yaml.safe_dump(longer.config.flat()))
+    assert not is_finished(longer), "it died before it went on"
     assert not is_finished(make_job(1, lr=0.5))
     assert not is_finished(make_job(1, resume=False))
     write_status(job.folder, "stopped")

@@ -72,6 +72,21 @@ def test_a_requeued_run_goes_on_whatever_was_asked_of_it_first(tmp_path: Path) -
     assert again.overrides[-2:] == ("resume=true", "overwrite=false")
 
 
+def test_a_run_that_slurm_began_again_by_itself_goes_on_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came: list[list[str]] = []
+    monkeypatch.setattr(
+        slurm.runpy, "run_path", lambda *args, **kwargs: came.append(slurm.sys.argv[1:])
+    )
+    monkeypatch.setattr(slurm, "print_to", lambda path: None)
+    monkeypatch.setattr(slurm.sys, "argv", [])
+    for restarts in ("0", "1"):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        slurm.SlurmRun(("overwrite=true",), tmp_path)()
+    assert came == [["overwrite=true"], ["overwrite=true", "resume=true", "overwrite=false"]]
+
+
 def test_what_is_in_the_queue_already_is_not_submitted_again(
     make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

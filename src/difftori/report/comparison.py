@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from difftori.config import plain_defaults
+from difftori.report.folders import RunFolderError
 from difftori.report.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,8 @@ def compare(
     Args:
         published: ``published.COLUMNS``.
         drop_short: leave out runs that have evaluations still to come.
+
+    Raises RunFolderError where a label does not say which runs are meant.
     """
     table = _one_for_each_seed(_table_of(runs))
     order = dict.fromkeys([*(run.label for run in runs if run.label), *sorted(table["method"])])
@@ -124,15 +128,28 @@ def _method_names(runs: Sequence[Run]) -> list[str]:
     """The label, or else of mode and exp_name what tells the methods without a label apart."""
     plain = [run.config for run in runs if not run.label]
     keys = [key for key in ("mode", "exp_name") if len({config[key] for config in plain}) > 1]
-    return [run.label or "/".join(run.config[key] for key in keys or ["mode"]) for run in runs]
+    names = [run.label or "/".join(run.config[key] for key in keys or ["mode"]) for run in runs]
+    for run, name in zip(runs, names, strict=True):
+        if not run.label and any(other.label == name for other in runs):
+            raise RunFolderError(f"{run.folder} has no label, and would be called {name} as others")
+    return names
 
 
 def _one_for_each_seed(table: pd.DataFrame) -> pd.DataFrame:
     """Of two runs of the same seed, the one that got further is kept, and that is said."""
+    key = ["suite", "modality", "task", "method", "seed"]
     table = table.sort_values("until", kind="stable")
-    double = table.duplicated(["suite", "modality", "task", "method", "seed"], keep="last")
+    for (*_, method, _), same in table.groupby(key):
+        first, *others = same["run"]
+        for run in others:
+            if any(run.config[name] != first.config[name] for name in ("mode", "exp_name")):
+                raise RunFolderError(
+                    f"{method} has two experiments with the same seed: {first.folder} and "
+                    f"{run.folder}; give each a label"
+                )
+    double = table.duplicated(key, keep="last")
     for run in table.loc[double, "run"]:
-        logger.warning(f"{run.folder} is left out: another run of its method and seed got further")
+        logger.warning(f"{run.folder} is left out: another run of its seed got as far or further")
     return table[~double].sort_values(["task", "method", "seed"])
 
 
@@ -154,9 +171,11 @@ def _notes(table: pd.DataFrame) -> list[str]:
 
 
 def _differing(runs: Sequence[Run]) -> set[str]:
-    """Settings and versions that the runs, as far as they say, do not share."""
+    """Settings, and versions as far as runs say them, that they do not share."""
+    defaults = plain_defaults()  # of keys that are younger than a run
     values = [
-        {key: str(value) for key, value in {**run.config, **run.made_with}.items()} for run in runs
+        {key: str(value) for key, value in {**defaults, **run.config, **run.made_with}.items()}
+        for run in runs
     ]
     counts = pd.DataFrame(values).nunique()
     keys = set(counts.index[counts > 1]) - SEED_INVARIANT_KEYS

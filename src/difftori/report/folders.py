@@ -52,6 +52,7 @@ def find_runs(places: Sequence[str]) -> dict[Path, str]:
         RunFolderError: a place does not exist or holds no run.
     """
     found: dict[Path, str] = {}
+    spelled: dict[Path, Path] = {}
     for place in places:
         label, matches = "", _expand(place)
         if not matches and "=" in place:
@@ -66,7 +67,8 @@ def find_runs(places: Sequence[str]) -> dict[Path, str]:
                 f"{place} holds no run: a run's folder has config.yaml and eval.csv"
             )
         for folder in begun:
-            found[folder] = label or found.get(folder, "")
+            first = spelled.setdefault(folder.resolve(), folder)
+            found[first] = label or found.get(first, "")
     return found
 
 

@@ -112,13 +112,20 @@ def _page(
     parts = [
         f"# {comparison.score_name}: {comparison.name}",
         f"{over} over seeds; in brackets the {CONFIDENCE:.0%} percentile interval of {RESAMPLES:,} "
-        "stratified bootstrap resamples of the runs, if each task has several and all reached it.",
+        "stratified bootstrap resamples of the runs, if each task has several and all reached it. "
+        "Of few seeds it is too narrow: of two or three it is no more than their range.",
     ]
     if len(returns):
         largest = returns.groupby("task")["value"].transform(lambda values: values.abs().max())
         digits = [_digits(comparison.maximum or size) for size in largest]
         rows = zip(returns.itertuples(), digits, strict=True)
-        cells = returns.assign(cell=[_cell(row, count) for row, count in rows])
+        seeds = comparison.scores.groupby(["task", "method"])["seed"].nunique().to_dict()
+        cells = returns.assign(
+            cell=[
+                _cell(row, count) + _missing(row.n_seeds, seeds.get((row.task, row.method), 1))
+                for row, count in rows
+            ]
+        )
         wide = cells.pivot(index=["task", "env_step"], columns="method", values="cell")
         parts.append(
             _markdown(
@@ -149,6 +156,11 @@ def _cell(row: Any, digits: int) -> str:
     if np.isnan(row.ci_low):
         return value
     return f"{value} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
+
+
+def _missing(seeds: int, of: int) -> str:
+    """How many of the seeds a number is of, where some have none there."""
+    return "" if seeds == of else f" ({seeds} of {of} seeds)"
 
 
 def _markdown(table: pd.DataFrame) -> str:

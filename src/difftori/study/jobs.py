@@ -74,7 +74,8 @@ def read_jobs(
 def is_finished(job: Job) -> bool:
     """Whether the same command has been through, so that nothing is left to do."""
     run, folder = job.config.run, job.folder
-    if not run.resume or read_status(folder).get("state") != "done":
+    status = read_status(folder)
+    if not run.resume or status.get("state") != "done":
         return False
     if run.save_model and not (folder / "models" / "model.pt").exists():
         return False
@@ -82,8 +83,8 @@ def is_finished(job: Job) -> bool:
         before, now = read_config(folder), job.config.flat()
     except ConfigError:
         return False
-    # the settings first: train_steps is a number only if they can be read
-    return not other_settings(before, now) and before.get("train_steps", 0) >= now["train_steps"]
+    # not config.yaml's train_steps: a process that was to go on may have written them, and died
+    return not other_settings(before, now) and (status.get("env_step") or 0) >= now["train_steps"]
 
 
 def mark_queued(job: Job, slurm_job: str | None = None) -> None:

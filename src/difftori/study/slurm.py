@@ -19,6 +19,7 @@ from difftori.study.jobs import TRAIN, Job, is_finished, mark_queued
 from difftori.training.signals import RESUME_EXIT_CODE
 
 WAIT_FOR_END_SECONDS = 600.0
+CONTINUE = ("resume=true", "overwrite=false")
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ class SlurmRun:
 
     def __call__(self) -> None:
         print_to(self.log)
-        sys.argv = [str(TRAIN), *self.overrides]
+        # where Slurm itself began the job again, after a node's failure or at `scontrol requeue`
+        again = CONTINUE if int(os.environ.get("SLURM_RESTART_COUNT", "0")) else ()
+        sys.argv = [str(TRAIN), *self.overrides, *again]
         print("$ python", *sys.argv, flush=True)
         try:
             runpy.run_path(str(TRAIN), run_name="__main__")
@@ -49,8 +52,7 @@ class SlurmRun:
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What runs after a requeue: the same, which goes on and overwrites nothing."""
-        overrides = (*self.overrides, "resume=true", "overwrite=false")
-        return submitit.helpers.DelayedSubmission(SlurmRun(overrides, self.log))
+        return submitit.helpers.DelayedSubmission(SlurmRun((*self.overrides, *CONTINUE), self.log))
 
 
 def print_to(path: Path) -> None:
