@@ -98,7 +98,7 @@ def test_seeds_with_other_settings_or_versions_are_named(tmp_path: Path) -> None
         made = {"sessions": [session]}
         return read_run(make_run(tmp_path, WHOLE, seed=seed, provenance=made, **keys))
 
-    runs = [run(1, "2", threads=1), run(2, "2", threads=2)]
+    runs = [run(1, "2", threads=1, plan_spread=0.0), run(2, "2", threads=2, plan_spread=0)]
     # one that does not say
     runs.append(read_run(make_run(tmp_path, WHOLE, seed=3)))
     assert only(*runs).notes == ()

@@ -174,7 +174,10 @@ def _differing(runs: Sequence[Run]) -> set[str]:
     """Settings, and versions as far as runs say them, that they do not share."""
     defaults = plain_defaults()  # of keys that are younger than a run
     values = [
-        {key: str(value) for key, value in {**defaults, **run.config, **run.made_with}.items()}
+        {
+            key: value if isinstance(value, int | float) else str(value)  # 0 is 0.0
+            for key, value in {**defaults, **run.config, **run.made_with}.items()
+        }
         for run in runs
     ]
     counts = pd.DataFrame(values).nunique()
