@@ -107,7 +107,7 @@ class Metrics:
             with suppress(ValueError, KeyError, TypeError, AttributeError):
                 record = json.loads(line)
                 category = record.pop("category")
-                int(record["env_step"]), float(record.get("elapsed_seconds", 0.0))
+                int(record["env_step"]), float(record.get("elapsed_seconds", 0.0))  # or it raises
                 self._last[category] = record
                 row = _csv_row(record) if category == "eval" else None
                 if row is not None and row not in self._eval_rows:

@@ -1,6 +1,5 @@
 """Which planner acts when."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -33,9 +32,8 @@ class Actor:
         self._mppi = MppiPlanner(model, config.mppi, compiler)
         optimized = OPTIMIZERS[config.trajectory.optimizer]
         self._trajectory = optimized(model, config.trajectory, compiler)
-        published = config.trajectory.optimizer == "published"
-        self.return_limit = config.trajectory.value_offset if published else math.inf
-        """G from which the trajectory optimizer's steps descend: the published one nears its c"""
+        self.return_limit = self._trajectory.return_limit
+        """G from which the trajectory optimizer's steps descend"""
 
     def planner_at(self, episode_start_step: int) -> str:
         """Name of the planner for an episode that begins at this agent step."""

@@ -29,6 +29,8 @@ class TrajectoryPlanner:
         self._model = model
         self._config = config
         self._compiler = compiler
+        self.return_limit = config.value_offset
+        """c: above it the steps, which near it, lower G"""
         spreads = {config.plan_spread, config.explore_spread}
         self._solvers = {spread: self._new_solver(spread) for spread in spreads}
 

@@ -1,5 +1,6 @@
 """The differentiable planner of ``optimizer=trust_region``: one start, or several."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,6 +30,8 @@ class TrustRegionPlanner:
         self._model = model
         self._config = config
         self._compiler = compiler
+        self.return_limit = math.inf
+        """its steps climb at any G"""
         spreads = {config.plan_spread, config.explore_spread}
         self._solvers = {spread: self._new_solver(spread) for spread in spreads}
 

@@ -80,6 +80,7 @@ class _CountingCholesky(th.CholeskyDenseSolver):
 
     calls = 0
     failed = False
+    """whether the last call raised"""
 
     def solve(self, *args: Any, **kwargs: Any) -> Tensor:
         self.calls += 1

@@ -107,9 +107,9 @@ class Collector:
             return None
         self.open = None
         rewards = episode.steps["reward"]
-        if self._first_return is None:
-            self._first_return = float(sum(rewards))
-        if len(set(rewards)) > 1 or sum(rewards) != self._first_return:
+        total = float(sum(rewards))
+        self._first_return = total if self._first_return is None else self._first_return
+        if len(set(rewards)) > 1 or total != self._first_return:
             self.saw_reward = True
             if self.seed_until_reward:
                 self.planned_from = min(self.planned_from, counters.agent_step)
@@ -127,7 +127,7 @@ class Collector:
             ) from error
 
     def _forget(self, counters: Counters) -> None:
-        """The next attempt has another seed, and an environment that is made anew."""
+        """Forget the open episode; the next attempt has another seed and a new environment."""
         counters.agent_step = counters.episode_start_step
         counters.env_step = counters.episode_start_env_step
         counters.episodes_dropped += 1
