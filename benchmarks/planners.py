@@ -152,7 +152,7 @@ def plan_along(
 
     Ten streams are planned as a batch, the first one alone too. Yields after each step.
     """
-    model, discount = agent.actor._model, agent.config.actor.discount
+    model, discount = agent.actor._model, agent.config.learner.discount
     for batch in (10, 1):
         carries: dict[str, Any] = dict.fromkeys(planners)
         generators = {

@@ -109,6 +109,20 @@ class RandomLength(Walk):
         return obs, reward, False, self.taken == self.length, {"success": self.taken > 6}
 
 
+class Shrinks(Walk):
+    """Cut by the environment itself: the first episode after ten steps, all others after two."""
+
+    length = 0
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        self.length = 2 if self.length else 10
+        return super().reset(**kwargs)
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, *_ = super().step(action)
+        return obs, reward, False, self.taken == self.length, {}
+
+
 class Raises(Walk):
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         if self.taken == 4 and self.x[0] > 0:
@@ -220,6 +234,7 @@ FAKES = (
         NestedAsymmetric,
         Falls,
         RandomLength,
+        Shrinks,
         Raises,
         AlwaysRaises,
         Unseeded,

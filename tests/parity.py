@@ -123,7 +123,7 @@ def check_networks(case: Case) -> Iterator[Deviation]:
     outputs |= dict(zip(("qs1", "qs2"), model.q_obs(obs, action), strict=True))
     for name, output in outputs.items():
         yield absolute(f"nets/{name}", output, data[f"nets/{name}"])
-    G = plan_return(model, data["value/z"], data["value/actions"], config.actor.discount)
+    G = plan_return(model, data["value/z"], data["value/actions"], config.learner.discount)
     yield absolute("value/G", G, data["value/G"])
 
 

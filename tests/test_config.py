@@ -75,6 +75,22 @@ def test_a_value_that_cannot_be_run_is_refused_in_one_line(key: str, value: obje
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("preset", "key", "value"),
+    [
+        ("small", "action_repeat", 0),
+        ("small", "action_repeat", None),
+        ("debug", "action_repeat", "abc"),
+        ("small", "episode_length", "abc"),
+    ],
+)
+def test_a_number_that_other_keys_are_computed_from_is_named(
+    preset: str, key: str, value: object
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}={value}: expected a whole number"):
+        compose(f"preset={preset}", **{key: value})
+
+
 @pytest.mark.skipif(
     torch.cuda.is_available(), reason="there is a GPU, and cuda is refused only where there is none"
 )
@@ -101,7 +117,7 @@ def test_the_discount_follows_the_length_of_episodes(
     """One less five over the agent steps, from 0.95 to 0.995."""
     assert episodic_discount(length, repeat) == pytest.approx(discount)
     run = compose("preset=small", episode_length=length, action_repeat=repeat)
-    assert run.learner.discount == run.actor.discount == pytest.approx(discount)
+    assert run.learner.discount == pytest.approx(discount)
 
 
 def test_choices_are_named() -> None:

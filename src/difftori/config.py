@@ -122,12 +122,25 @@ def from_hydra(cfg: DictConfig, *, check_devices: bool = True) -> Config:
     try:
         flat = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        _check_counts(cfg)
         reason = str(error).splitlines()[0]
         key = getattr(error, "full_key", None)
         raise ConfigError(f"{key}: {reason}" if key else reason) from error
     assert isinstance(flat, dict)
     keys = {str(key): value for key, value in flat.items() if key != "hydra"}
     return from_flat(keys, check_devices=check_devices)
+
+
+def _check_counts(cfg: DictConfig) -> None:
+    """Name the key at fault: other keys are computed from these two before they are checked."""
+    given = OmegaConf.to_container(cfg)
+    assert isinstance(given, dict)
+    for key in ("action_repeat", "episode_length"):
+        value = given.get(key, 1)
+        optional = key == "episode_length" and value is None
+        computed = isinstance(value, str) and "${" in value
+        if not (optional or computed or (type(value) is int and value >= 1)):
+            raise ConfigError(f"{key}={value}: expected a whole number of 1 or more")
 
 
 def from_flat(flat: Mapping[str, Any], *, check_devices: bool = True) -> Config:

@@ -132,7 +132,6 @@ class ActorConfig(Section):
     planner: Planner
     planner_start_step: CountOrZero
     theseus_start_step: CountOrZero
-    discount: Share
     horizon: Count
     horizon_schedule: ScheduleField
     std_schedule: ScheduleField
@@ -262,7 +261,7 @@ class PlanGradientConfig(Section):
 
 class ReplayConfig(Section):
     max_buffer_size: Count
-    per_alpha: NonNegative
+    per_alpha: Share
     per_beta: NonNegative
     horizon: Count
 

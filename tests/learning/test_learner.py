@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from builders import random_batch, tiny_config, tiny_model
 from difftori.config import Config
 from difftori.learning.finite import NotFiniteError
 from difftori.learning.learner import Learner
+from difftori.model import augment
 from difftori.model.world_model import WorldModel
 
 STILL = {"min_std": 0.0, "std_schedule": 0.05}
@@ -217,11 +219,34 @@ def test_each_observation_is_augmented_once(kind: str, monkeypatch: pytest.Monke
     config = tiny_config("mode=default", "modality=pixels", batch_size=2, augmentation=kind)
     learner = new_learner(tiny_model(config), config)
     batch = random_batch(size=2, horizon=2, modality="pixels")
-    augmented = learner._augmented(batch, learner._offsets(batch))
+    augmented = learner._augmented(batch)
     same = True
     for name in ("obs", "next_obs"):
-        one, other = getattr(augmented, name), getattr(batch, name).float()
-        assert one.dtype == torch.float32
+        one, other = getattr(augmented, name), getattr(batch, name)
+        assert one.dtype == other.dtype
         assert one.shape == other.shape
         same = same and torch.equal(one, other)
     assert same == (kind == "none")
+
+
+def test_images_are_shifted_before_what_a_gpu_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kornia reads on the CPU where to crop, which no recording can hold."""
+    config = tiny_config("mode=default", "modality=pixels", batch_size=2, augmentation="kornia")
+    learner = new_learner(tiny_model(config), config)
+    order = []
+    shift, step = augment.SHIFTS["kornia"], learner._recorded_step
+
+    def seen_shift(*args: Any) -> Any:
+        order.append("shift")
+        return shift(*args)
+
+    def seen_step(*args: Any) -> Any:
+        order.append("begin")
+        result = step(*args)
+        order.append("end")
+        return result
+
+    monkeypatch.setitem(augment.SHIFTS, "kornia", seen_shift)
+    monkeypatch.setattr(learner, "_recorded_step", seen_step)
+    learner.update(random_batch(size=2, horizon=2, modality="pixels"), step=1)
+    assert order == ["shift", "begin", "end"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from builders import AFTER_SCHEDULES, generators, random_obs, tiny_config, tiny_model, tiny_spec
+from difftori.learning.finite import NotFiniteError
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient_ways import OnReplay, PlanGradientWay, plan_gradient_way
 from difftori.model.world_model import WorldModel
@@ -214,3 +215,6 @@ def test_a_batch_without_a_finite_plan_changes_nothing(monkeypatch: pytest.Monke
     monkeypatch.setattr(way._buffer, "uniform_observations", lambda count: nothing)
     assert way.learn(7, AFTER_SCHEDULES, 0) == {"replayed_plans_dropped": 6.0}
     assert moved(before, model) == set()
+    way.learn(17, AFTER_SCHEDULES, 0)
+    with pytest.raises(NotFiniteError, match="3 times in a row: all replayed plans"):
+        way.learn(27, AFTER_SCHEDULES, 0)

@@ -35,6 +35,15 @@ def test_episodes_that_are_all_too_short_are_not_learned_from(tmp_path: Path) ->
     assert {r["updates"] for r in records(run_folder(tmp_path), "train")} == {0}
 
 
+def test_updates_stop_where_only_episodes_that_are_too_short_are_left(tmp_path: Path) -> None:
+    words = ("task=gym", "env_id=gymnasium_fakes:Shrinks-v0", "episodic=false", "mode=default")
+    words += ("update_within_episode=true", "max_buffer_size=20", "seed_steps=0", "train_steps=48")
+    assert run_debug(tmp_path, *words, "eval_freq=1000") == 0
+    updates = [r["updates"] for r in records(run_folder(tmp_path), "train")]
+    assert updates[1] == 2
+    assert updates[-1] == 0
+
+
 def records_of_novelty(folder: Path, cost: float, ends: bool) -> list[dict[str, Any]]:
     kwargs = f"env_kwargs={{cost: {cost}, ends: {str(ends).lower()}}}"
     words = ("task=gym", "env_id=gymnasium_fakes:Costs-v0", kwargs, "novelty_until_reward=true")

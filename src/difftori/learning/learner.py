@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from difftori.compiling.compiler import EAGER, Compiler
@@ -86,12 +86,12 @@ class Learner:
         """
         config = self._config
         shape = batch.action.shape
-        offsets = self._offsets(batch)
+        batch = self._augmented(batch)
         noise = self._policy_noise(shape)
         policy_noise = self._policy_noise((shape[0] + 1, *shape[1:]))
         with fast_large_products(config.batch_size, self.model.hidden_dim, self.model.device):
             names, numbers, priority = self._recorded_step(
-                batch, offsets, noise, policy_noise, self._step_size(step)
+                batch, noise, policy_noise, self._step_size(step)
             )
         # Here, and not before, the device is waited for.
         numbers, priority = download(numbers, priority)
@@ -114,7 +114,6 @@ class Learner:
     def _step(
         self,
         batch: Batch,
-        offsets: Int[Tensor, "HB 2"] | None,
         noise: Float[Tensor, "H B A"] | None,
         policy_noise: Float[Tensor, "H_1 B A"] | None,
         lr: float | Float[Tensor, ""],
@@ -123,8 +122,10 @@ class Learner:
 
         Nothing in it depends on a value on the CPU: a GPU does it as one CUDA graph.
         """
+        dtype = self.model.dtype
+        batch = replace(batch, obs=batch.obs.to(dtype), next_obs=batch.next_obs.to(dtype))
         with self._autocast():
-            loss = self._model_loss(self._augmented(batch, offsets), noise)
+            loss = self._model_loss(batch, noise)
         gradients = torch.autograd.grad(
             loss.weighted / self._config.horizon, self._model_optimizer.parameters
         )
@@ -160,29 +161,16 @@ class Learner:
         return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def augment(self, obs: Tensor) -> Tensor:
-        """Observations ``[B, *O]`` in the model's dtype; each image shifted once."""
-        return self._shifted(obs, self._random_offsets(len(obs)) if obs.ndim > 2 else None)
+        """Observations ``[B, *O]``, each image shifted once; states as they are."""
+        kind = self._config.augmentation
+        if obs.ndim == 2 or kind == "none":
+            return obs
+        return augment.SHIFTS[kind](obs, augment.random_offsets(len(obs), self._generator))
 
-    def _random_offsets(self, count: int) -> Int[Tensor, "B 2"] | None:
-        if self._config.augmentation == "none":
-            return None
-        return augment.random_offsets(count, self._generator)
-
-    def _shifted(self, obs: Tensor, offsets: Int[Tensor, "B 2"] | None) -> Tensor:
-        if offsets is not None:
-            obs = augment.SHIFTS[self._config.augmentation](obs, offsets)
-        return obs.to(self.model.dtype)
-
-    def _offsets(self, batch: Batch) -> Int[Tensor, "HB 2"] | None:
-        """Of each image of a batch."""
-        if batch.obs.ndim == 2:
-            return None
-        return self._random_offsets(len(batch.obs) * (1 + len(batch.next_obs)))
-
-    def _augmented(self, batch: Batch, offsets: Int[Tensor, "HB 2"] | None) -> Batch:
-        """Each observation shifted once, in the model's dtype; states as they are."""
+    def _augmented(self, batch: Batch) -> Batch:
+        """Not part of a recording: kornia reads where to crop on the CPU."""
         together = torch.cat([batch.obs.unsqueeze(0), batch.next_obs])
-        augmented = self._shifted(together.flatten(0, 1), offsets).view(together.shape)
+        augmented = self.augment(together.flatten(0, 1)).view(together.shape)
         return replace(batch, obs=augmented[0], next_obs=augmented[1:])
 
     def _step_size(self, step: int) -> float | Float[Tensor, ""]:

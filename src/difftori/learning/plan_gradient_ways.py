@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from difftori.learning.finite import check_weights
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient
 from difftori.planning.actor import Actor
@@ -120,7 +121,12 @@ class OnReplay(_WithGradient):
         return {}
 
     def learn(self, agent_step: int, episode_start_step: int, update_step: int) -> dict[str, float]:
-        """One step on c₀ · mean −min Q_iˢ(o, â) over the observations whose plan is finite."""
+        """One step on c₀ · mean −min Q_iˢ(o, â) over the observations whose plan is finite.
+
+        Raises:
+            NotFiniteError: for a weight that is not finite, and after ``max_nonfinite`` batches in
+                a row without a finite plan or gradient.
+        """
         count = self._config.sample_update
         obs = self._learner.augment(self._buffer.uniform_observations(count))
         plan = self._plan(obs, episode_start_step, update_step)
@@ -128,6 +134,8 @@ class OnReplay(_WithGradient):
         kept = int(finite.sum())
         dropped = {"replayed_plans_dropped": float(count - kept)}
         if kept == 0:
+            check_weights(self._learner.model)
+            self.gradient.nonfinite.seen(finite=False, where="all replayed plans")
             return dropped
         if kept < count:
             # A bad row would reach the weights' gradient even with weight zero: a good one stands
@@ -169,8 +177,8 @@ def plan_gradient_way(
 ) -> PlanGradientWay:
     """The way that a mode names; none where the loss has no weight.
 
-    ``generator`` draws the noise of replayed plans' first guesses where they have any. Replayed
-    plans are those of an evaluation: without exploration, and with ``plan_spread``.
+    ``generator`` draws the candidates and noise of replayed plans' first guesses, where they have
+    any. Replayed plans are those of an evaluation: without exploration, and with ``plan_spread``.
     """
     way = config.plan_gradient
     if way == "none" or config.plan_loss_coef == 0:

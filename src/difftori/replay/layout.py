@@ -15,7 +15,10 @@ def slots_needed(spec: EnvSpec, capacity: int) -> int:
 
 
 def memory_bytes(spec: EnvSpec, capacity: int, stored: int) -> int:
-    """Bytes that a buffer for ``capacity`` transitions takes once it holds ``stored`` of them."""
+    """Bytes that a buffer for ``capacity`` transitions takes once it holds ``stored`` of them.
+
+    A GPU's memory is taken in segments, of which the last may be up to 2 GiB too long.
+    """
     steps, priority, mass_and_its_sum = 8, 8, 16  # taken at once, before anything is stored
     filled, all_slots = slots_needed(spec, stored), slots_needed(spec, capacity)
     return filled * slot_bytes(spec) + all_slots * (steps + priority + mass_and_its_sum)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.filesize import decimal
 
-from difftori.config import Config, ConfigError
+from difftori.config import Config, ConfigError, resolve_device
 from difftori.model.world_model import WorldModel
 from difftori.replay import memory_bytes, slot_bytes
 from difftori.types import EnvSpec
@@ -61,7 +61,7 @@ def announce(
             f"max_buffer_size={capacity} is too small: a batch of {config.learner.batch_size} "
             f"sequences cannot be drawn from so few episodes of {spec.episode_length} agent steps"
         )
-    room = available_memory(torch.device(run.buffer_device))
+    room = available_memory(resolve_device(run.buffer_device))
     if room is not None and need > room:
         place = "this machine" if run.buffer_device == "cpu" else run.buffer_device
         raise ConfigError(

@@ -20,7 +20,7 @@ def generator(device: torch.device | str, seed: int, *path: str | int) -> torch.
 
 
 class RandomStreams:
-    """The generators of a run, one for each purpose, so that none disturbs another.
+    """The generators of a run: for plans, for updates and for batches.
 
     Environments have none: each episode is seeded by its number.
     """

@@ -173,7 +173,7 @@ def build_trainer(
         horizon=config.replay.horizon,
         alpha=config.replay.per_alpha,
         beta=config.replay.per_beta,
-        storage_device=run.buffer_device,
+        storage_device=resolve_device(run.buffer_device),
         compute_device=device,
         generator=streams.replay,
     )

@@ -166,7 +166,8 @@ class Trainer:
     @property
     def _updates_while_acting(self) -> bool:
         """Not in the first planned episode, whose updates are a long block at its end."""
-        return self.config.run.update_within_episode and self.counters.seed_block_done
+        within = self.config.run.update_within_episode and self.counters.seed_block_done
+        return within and self.buffer.can_sample
 
     def _agent_steps_to_learn_from(self, episode_length: int) -> int:
         """Those of the episode; after the first planned one, those of the seed phase.
