@@ -55,6 +55,27 @@ def test_a_users_choice_is_respected_without_trying(
     assert headless == []
 
 
+def test_a_users_choice_that_cannot_be_loaded_is_named() -> None:
+    result = run(
+        """
+from difftori.envs import make_env
+from difftori.sections import TaskConfig
+for modality in ("state", "pixels"):
+    try:
+        make_env(TaskConfig(
+            task="pendulum-swingup", suite="dmcontrol", domain="pendulum", domain_task="swingup",
+            action_repeat=2, modality=modality,
+        ))
+    except RuntimeError as error:
+        print(error)
+""",
+        MUJOCO_GL="nonsense",
+    )
+    first, second = result.stdout.splitlines()
+    assert first.startswith("MUJOCO_GL=nonsense cannot be loaded (")
+    assert first == second
+
+
 @pytest.mark.parametrize(("working", "platform"), [("glfw", None), ("egl", "egl")])
 def test_a_display_is_used_if_it_works(
     headless: list[str], monkeypatch: pytest.MonkeyPatch, working: str, platform: str | None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,11 @@ def make_simulator(task: TaskConfig) -> "DMControl":
 
     Raises:
         ValueError: the suite has no such domain or task, or the task never ends.
-        RuntimeError: pixels are wanted and nothing here can render.
+        RuntimeError: pixels are wanted and nothing here can render, or MUJOCO_GL cannot be loaded.
     """
     if task.from_pixels:
         prepare_rendering()
-    with nullcontext() if task.from_pixels else without_rendering():
+    with without_rendering():
         from dm_control import suite
     if (task.domain, task.domain_task) not in suite.ALL_TASKS:
         known = ", ".join(sorted(f"{domain}/{name}" for domain, name in suite.ALL_TASKS))

@@ -89,12 +89,23 @@ def check_mujoco_rendering() -> None:
 
 @contextmanager
 def without_rendering() -> Iterator[None]:
-    """Import MuJoCo in here when nothing is rendered: no backend is looked for.
+    """Import MuJoCo in here: if nothing is rendered, no backend is looked for.
 
     A backend that the user or `prepare_rendering` has chosen stays, and so does a display's.
+
+    Raises:
+        RuntimeError: the backend cannot be loaded.
     """
-    if os.environ.get("MUJOCO_GL") or not is_headless():
-        yield
+    chosen = os.environ.get("MUJOCO_GL")
+    if chosen or not is_headless():
+        try:
+            yield
+        except (AttributeError, ImportError, RuntimeError) as error:  # OpenGL's, MuJoCo's own
+            if chosen and not isinstance(error, ModuleNotFoundError):
+                raise RuntimeError(
+                    f"MUJOCO_GL={chosen} cannot be loaded ({error}): unset it, or choose another"
+                ) from error
+            raise
         return
     os.environ["MUJOCO_GL"] = "disabled"
     try:
