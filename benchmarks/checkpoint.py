@@ -3,9 +3,9 @@
     python benchmarks/checkpoint.py state 500000
     python benchmarks/checkpoint.py pixels 100000
 
-Fills a buffer with that many agent steps of random data, as a run would: each episode is written
-when it ends. Then it saves a few times, one new episode in between, with full-size
-networks. Needs as much memory and disk as it says.
+Fills a buffer with that many agent steps of random data and saves it. Then it saves a few times
+more, with full-size networks and one new episode in between, as a run would. Needs as much memory
+and disk as it says.
 """
 
 import argparse
@@ -80,6 +80,7 @@ def main() -> None:
             add()
         learner.update(buffer.sample(config.learner.batch_size), 0)  # Adam has moments then
         tree = {"model": dict(model.state_dict()), "learner": learner.state_dict()}
+        checkpointer.save(0, tree, buffer)
         for number in range(1, SAVES + 1):
             add()
             begin = time.perf_counter()

@@ -12,7 +12,6 @@ import argparse
 import importlib.util
 import json
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -61,24 +60,23 @@ def main() -> int:
     if lacking:
         print(f"no run can be trained: {', '.join(lacking)} is missing")
     results: dict[str, Any] = {"machine": machine}
-    folder = Path(tempfile.mkdtemp(prefix="gpu-check-"))
     end = time.monotonic() + 60 * minutes
     waiting = list(arguments.parts)
-    while waiting:
-        part = waiting.pop(0)
-        function, share = PARTS[part]
-        rest = share + sum(PARTS[other][1] for other in waiting)
-        seconds = (end - time.monotonic()) * share / rest
-        print(f"{part}: at most {seconds:.0f} s", flush=True)
-        begin = time.monotonic()
-        try:
-            found = function(Check(device, folder / part, seconds))
-        except Exception as error:  # the other parts are worth having
-            found = {"not run": f"{type(error).__name__}: {error}"}
-        results[part] = found | {"seconds": round(time.monotonic() - begin)}
-        print(json.dumps(results[part], indent=2), flush=True)
-        write(arguments.out, name, results)
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as folder:
+        while waiting:
+            part = waiting.pop(0)
+            function, share = PARTS[part]
+            rest = share + sum(PARTS[other][1] for other in waiting)
+            seconds = (end - time.monotonic()) * share / rest
+            print(f"{part}: at most {seconds:.0f} s", flush=True)
+            begin = time.monotonic()
+            try:
+                found = function(Check(device, Path(folder) / part, seconds))
+            except Exception as error:  # the other parts are worth having
+                found = {"not run": f"{type(error).__name__}: {error}"}
+            results[part] = found | {"seconds": round(time.monotonic() - begin)}
+            print(json.dumps(results[part], indent=2), flush=True)
+            write(arguments.out, name, results)
     return 0
 
 

@@ -59,7 +59,6 @@ class Process:
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
                 env={**os.environ, "HYDRA_FULL_ERROR": "1"},
             )
         self.code: int | None = None
@@ -71,10 +70,13 @@ class Process:
                 self.code = self._popen.wait(patience)
                 return
             except subprocess.TimeoutExpired:
-                os.killpg(self._popen.pid, number)
+                self._popen.send_signal(number)
+            except KeyboardInterrupt:  # the process has it too, and may have to save
+                self._popen.wait()
+                raise
 
     def kill(self) -> None:
-        os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.kill()
         self.code = self._popen.wait()
 
     @property

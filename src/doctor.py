@@ -6,6 +6,7 @@ Takes the words of train.py. Each line is ok, a note (the run works without), or
 exit code is 1 if something has to be fixed.
 """
 
+import os
 import sys
 
 if __name__ == "__main__":
@@ -16,6 +17,9 @@ if __name__ == "__main__":
 
     try:
         sys.exit(examine(sys.argv[1:]))
+    except BrokenPipeError:  # a reader that has read enough, as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -43,6 +43,22 @@ def test_a_machine_that_has_all(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_reader_that_has_read_enough() -> None:
+    with subprocess.Popen(
+        [sys.executable, "src/doctor.py", "preset=debug"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 @pytest.mark.parametrize("hidden", ["torch", "hydra"])
 def test_a_package_that_does_not_load_is_a_line(tmp_path: Path, hidden: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(HIDE)

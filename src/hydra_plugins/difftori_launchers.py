@@ -73,7 +73,12 @@ class SlurmLauncher(LocalLauncher):
     """A study on a cluster; its keys are in ``cfgs/hydra/launcher/slurm.yaml``."""
 
     def _threads(self, run_count: int) -> int:
-        return int(self.keys["cpus_per_task"])
+        from difftori.config import ConfigError
+
+        cores = self.keys["cpus_per_task"]
+        if type(cores) is not int or cores < 1:
+            raise ConfigError(f"hydra.launcher.cpus_per_task={cores}: expected 1 or more")
+        return cores
 
     def _run(self, jobs: Sequence["Job"], console: Any) -> int:
         from difftori.cli import fail

@@ -8,6 +8,7 @@ import pytest
 from difftori.checkpoints import checkpoint
 from difftori.checkpoints.tree_file import load_tree, save_tree
 from difftori.config import ConfigError
+from difftori.monitoring.status import write_status
 from runs import records, run_debug, run_folder
 
 ONE_EPISODE = "train_steps=128"
@@ -71,8 +72,8 @@ def test_keys_that_may_differ_are_accepted(tmp_path: Path, short_run: Path) -> N
     assert [r["episodes"] for r in records(run_folder(log_dir), "eval")] == [3]
 
 
-@pytest.mark.parametrize("keep", ["models", "status.json"])
-def test_a_finished_run_without_checkpoints_is_not_begun_again(
+@pytest.mark.parametrize("keep", ["models", "done", "stopped"])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(
     tmp_path: Path, short_run: Path, keep: str
 ) -> None:
     shutil.copytree(short_run, tmp_path, dirs_exist_ok=True)
@@ -83,7 +84,23 @@ def test_a_finished_run_without_checkpoints_is_not_begun_again(
         (folder / "status.json").unlink()
     else:
         shutil.rmtree(folder / "models")
+    if keep == "stopped":
+        write_status(folder, "stopped", reason="by SIGTERM, and saved")
     before = {path: path.read_bytes() for path in folder.glob("*.*")}
-    with pytest.raises(ConfigError, match="finished run without checkpoints"):
+    with pytest.raises(ConfigError, match="whose checkpoints are gone"):
         run_debug(tmp_path, ONE_EPISODE)
     assert {path: path.read_bytes() for path in folder.glob("*.*")} == before
+
+
+def test_an_overwritten_run_may_keep_its_checkpoints_elsewhere(
+    tmp_path: Path, short_run: Path
+) -> None:
+    """On another disk, behind a link: the link goes, and what it led to stays."""
+    log_dir = Path(shutil.copytree(short_run, tmp_path / "copy"))
+    there = run_folder(log_dir) / "checkpoints"
+    elsewhere = there.rename(tmp_path / "elsewhere")
+    before = sorted(elsewhere.rglob("*"))
+    there.symlink_to(elsewhere)
+    assert run_debug(log_dir, ONE_EPISODE, "resume=false", "overwrite=true") == 0
+    assert not there.is_symlink()
+    assert sorted(elsewhere.rglob("*")) == before

@@ -1,6 +1,7 @@
 """One call reaches every place, and a resumed run goes on where its checkpoint was taken."""
 
 import csv
+import errno
 import json
 import resource
 from collections.abc import Mapping
@@ -138,7 +139,7 @@ def test_lines_that_the_disk_spoiled_or_lost_stop_no_resume(
     metrics = Metrics(tmp_path)
     metrics.truncate(len(spoiled) + 1)
     assert (metrics.next_env_step, metrics.elapsed_seconds) == (8, 0)
-    assert "holds 9 records, the checkpoint knows 10" in caplog.messages[0]
+    assert "holds 1 records, the checkpoint knows 10" in caplog.messages[0]
 
 
 def test_evaluations_outlive_their_lost_records(tmp_path: Path) -> None:
@@ -153,6 +154,37 @@ def test_evaluations_outlive_their_lost_records(tmp_path: Path) -> None:
     resumed.log({"env_step": 300, "episode_reward": 7.0}, "eval")
     rows = (tmp_path / "eval.csv").read_text().splitlines()[1:]
     assert rows == ["0,0.0,", "100,100.0,", "200,200.0,", "300,7.0,"]
+
+
+def test_an_evaluation_outlives_its_spoiled_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Metrics(tmp_path)
+    for step in (0, 100, 200):
+        metrics.log({"env_step": step, "episode_reward": float(step)}, "eval")
+    path, before = tmp_path / "metrics.jsonl", (tmp_path / "eval.csv").read_bytes()
+    first, second, third = path.read_text().splitlines()
+    path.write_text(f"{first}\n{'?' * len(second)}\n{third}\n")
+    Metrics(tmp_path).truncate(3, env_step=250)
+    assert (tmp_path / "eval.csv").read_bytes() == before
+    assert "holds 2 records, the checkpoint knows 3" in caplog.messages[0]
+
+
+def test_the_last_evaluation_that_a_full_disk_refused_is_written_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics(tmp_path)
+    metrics.log({"env_step": 0, "episode_reward": 1.0}, "eval")
+    with monkeypatch.context() as patched:
+        patched.setattr("difftori.monitoring.metrics.write_bytes", full_disk)
+        metrics.log({"env_step": 100, "episode_reward": 2.0}, "eval")
+    assert (tmp_path / "eval.csv").read_text().splitlines()[1:] == ["0,1.0,"]
+    metrics.close()
+    assert (tmp_path / "eval.csv").read_text().splitlines()[1:] == ["0,1.0,", "100,2.0,"]
+
+
+def full_disk(path: Path, content: bytes) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_records_that_a_full_disk_refused_are_written_later(

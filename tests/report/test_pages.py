@@ -64,6 +64,15 @@ def test_tables_stand_at_the_steps_asked_for(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / f"improvement-{NAME}.csv")["env_step"].tolist() == [15, 20]
 
 
+def test_a_step_that_no_run_came_to_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_all(study(tmp_path / "logs"), tmp_path / "out", at=(20, 40))
+    assert [m.partition(": ")[2] for m in caplog.messages] == [
+        "no run was evaluated until 40 env steps"
+    ]
+
+
 def test_a_cell_says_how_many_seeds_it_is_of_where_some_have_no_value(tmp_path: Path) -> None:
     for seed, rewards in ((1, {10: 1.0, 20: 5.0}), (2, {10: 3.0})):
         make_run(tmp_path / "logs", rewards, seed=seed)

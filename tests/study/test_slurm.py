@@ -10,7 +10,7 @@ import pytest
 import submitit
 import yaml
 
-from difftori.config import CONFIG_DIR
+from difftori.config import CONFIG_DIR, ConfigError
 from difftori.monitoring.status import read_status
 from difftori.report.run_state import slurm_job_of
 from difftori.study import slurm
@@ -117,6 +117,12 @@ def test_where_there_is_no_slurm_one_line_says_so(
     with pytest.raises(SystemExit):
         SlurmLauncher()._run([], None)
     assert capsys.readouterr().err == "error: no Slurm here\n"
+
+
+@pytest.mark.parametrize("cores", [None, 0, "two"])
+def test_a_job_needs_a_number_of_cores(cores: object) -> None:
+    with pytest.raises(ConfigError, match=f"cpus_per_task={cores}: expected"):
+        SlurmLauncher(cpus_per_task=cores)._threads(1)
 
 
 def test_every_key_of_the_launcher_has_a_comment() -> None:

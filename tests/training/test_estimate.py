@@ -30,3 +30,8 @@ def test_each_phase_counts_as_often_as_it_runs(phase: str, steps: int) -> None:
     twice = compose("preset=debug", "updates_per_step=2", *POINT)
     times = 2 if phase == "updating" else 1
     assert estimate.estimate(twice, {**seconds, phase: 1.0}, 16) == times * steps
+
+
+def test_updates_that_were_never_timed_take_no_time() -> None:
+    seconds = {"acting at random": 1.0, "acting": 1.0, "evaluating": 0.0}
+    assert estimate.estimate(compose("preset=debug", *POINT), seconds, 16) == 64

@@ -14,8 +14,8 @@ from difftori.sections import RunConfig
 KEPT = (LOCK_FILE, HOLDER_FILE, QUEUED_FILE, CONSOLE_FILE)
 """what stays when a run is overwritten: it belongs to the run that begins"""
 
-FolderPlan = Literal["free", "resume", "restart", "overwrite", "refuse", "refuse finished"]
-"""``restart``: it never saved, so that it begins again; ``refuse finished``: it cannot go on"""
+FolderPlan = Literal["free", "resume", "restart", "overwrite", "refuse", "refuse ended"]
+"""``restart``: it never saved, so that it begins again; ``refuse ended``: it cannot go on"""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -44,18 +44,18 @@ def plan_for(run: RunConfig) -> FolderPlan:
         return "overwrite" if run.overwrite else "refuse"
     if saved:
         return "resume"
-    finished = (folder / "models" / "model.pt").exists() or read_status(folder).get(
-        "state"
-    ) == "done"
-    return "refuse finished" if finished else "restart"
+    status = read_status(folder)
+    finished = (folder / "models" / "model.pt").exists() or status.get("state") == "done"
+    had_saved = status.get("state") == "stopped" and status["reason"].endswith(", and saved")
+    return "refuse ended" if finished or had_saved else "restart"
 
 
 def refuse_to_touch(run: RunConfig) -> None:
     """Raise ConfigError if what is in the run's folder must stay, or cannot go on."""
     folder, plan = run.folder, plan_for(run)
-    if plan == "refuse finished":
+    if plan == "refuse ended":
         raise ConfigError(
-            f"{folder} holds a finished run without checkpoints, which cannot go on; "
+            f"{folder} holds a run whose checkpoints are gone, which cannot go on; "
             "use another exp_name, or resume=false overwrite=true"
         )
     if plan == "refuse":
@@ -66,9 +66,15 @@ def refuse_to_touch(run: RunConfig) -> None:
 
 
 def empty(folder: Path) -> None:
-    """Delete the run that is to be overwritten, its checkpoints first."""
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name not in KEPT:
-            entry.unlink()
+    """Delete the run that is to be overwritten, its checkpoints first; of a link, the link.
+
+    Raises ConfigError if something cannot be deleted.
+    """
+    try:
+        for entry in sorted(folder.iterdir()):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name not in KEPT:
+                entry.unlink()
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be overwritten: {error}") from error

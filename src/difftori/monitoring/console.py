@@ -60,7 +60,8 @@ class Console(logging.Handler):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        with suppress(OSError, ValueError):  # the terminal has been closed
+            self._bar.stop()
         logger = logging.getLogger("difftori")
         logger.removeHandler(self)
         logger.setLevel(logging.NOTSET)

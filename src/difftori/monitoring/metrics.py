@@ -39,6 +39,7 @@ class Metrics:
         self._is_whole = True
         """whether the file holds all of the lines, and nothing else"""
         self._eval_rows: list[str] = []
+        self._eval_is_whole = True
         self._last: dict[str, dict[str, Any]] = {}
         """the last record of each category"""
         self._trackers: list[Tracker] = []
@@ -76,6 +77,8 @@ class Metrics:
         """Write what is still in memory and close the trackers; 0 marks the run as finished."""
         if not self._is_whole:
             self._write()
+        if not self._eval_is_whole:
+            self._write_evaluations()
         self._each(lambda tracker: tracker.close(exit_code))
 
     @property
@@ -96,22 +99,19 @@ class Metrics:
             raise ConfigError(f"{self._path} cannot be read: {error.strerror}") from error
         # what follows the last line end was written by half
         self._lines = [f"{line}\n" for line in text.split("\n")[:-1]][:records]
-        if len(self._lines) < records:
+        found = [record for line in self._lines if (record := _read_line(line)) is not None]
+        if len(found) < records:
             logger.warning(
-                f"{self._path} holds {len(self._lines)} records, the checkpoint knows {records}: "
+                f"{self._path} holds {len(found)} records, the checkpoint knows {records}: "
                 "the missing ones are lost, the run goes on"
             )
             self._eval_rows = self._whole_rows(env_step)
-        for line in self._lines:
-            # a line that the disk spoiled must not stop a resume
-            with suppress(ValueError, KeyError, TypeError, AttributeError):
-                record = json.loads(line)
-                category = record.pop("category")
-                int(record["env_step"]), float(record.get("elapsed_seconds", 0.0))  # or it raises
-                self._last[category] = record
-                row = _csv_row(record) if category == "eval" else None
-                if row is not None and row not in self._eval_rows:
-                    self._eval_rows.append(row)
+        for record in found:
+            self._last[record["category"]] = record
+            row = _csv_row(record) if record["category"] == "eval" else None
+            if row is not None and row not in self._eval_rows:
+                self._eval_rows.append(row)
+        self._eval_rows.sort(key=lambda row: int(row.partition(",")[0]))
         if text:
             self._is_whole = False
             self._write()
@@ -155,8 +155,12 @@ class Metrics:
         rows = [",".join(EVAL_COLUMNS), *self._eval_rows]
         try:
             write_bytes(self._eval_path, "".join(f"{row}\n" for row in rows).encode())
+            self._eval_is_whole = True
         except OSError as error:
-            logger.warning(f"{self._eval_path} was not written: {error.strerror}")
+            self._eval_is_whole = False
+            logger.warning(
+                f"{self._eval_path} was not written: {error.strerror}; tried again later"
+            )
 
     def _each(self, send: Callable[[Tracker], None]) -> None:
         """``send`` to each tracker; one that fails is told in one line, and gets nothing more."""
@@ -175,6 +179,16 @@ def _plain(value: Value) -> Value:
     """A Python number for a numpy or torch scalar."""
     item = getattr(value, "item", None)
     return item() if item is not None else value
+
+
+def _read_line(line: str) -> dict[str, Any] | None:
+    """The record; None if the disk spoiled the line, which must not stop a resume."""
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        record: dict[str, Any] = json.loads(line)
+        record["category"], float(record.get("elapsed_seconds", 0.0))  # or it raises
+        record["env_step"] = int(record["env_step"])
+        return record
+    return None
 
 
 def _json_line(record: Mapping[str, Value], category: str) -> str:

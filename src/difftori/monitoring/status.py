@@ -1,6 +1,7 @@
-"""``status.json``: what a run says of itself when it begins and ends, for people who look at it.
+"""``status.json``: what a run says of itself when it begins and ends.
 
-Nothing is decided by it but what is shown: checkpoints are what a run goes on from.
+People look at it, and a study and a run that begins, to see whether the folder's run has ended. A
+run goes on from its checkpoints alone.
 """
 
 import json

@@ -27,7 +27,7 @@ PANEL = (
 INIT_TIMEOUT_SECONDS = 30
 FINISH_TIMEOUT_SECONDS = 60
 ROWS = {"train": 0, "eval": 1, "video": 2}
-"""of a category among W&B's rows of one env step; an episode takes more env steps than that"""
+"""of a category among W&B's rows of one env step; episodes of one or two lose some of theirs"""
 
 logger = logging.getLogger(__name__)
 

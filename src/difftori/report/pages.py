@@ -91,8 +91,9 @@ def _write_comparison(
         if len(table):
             paths.append(out / f"{kind}-{comparison.name}.csv")
             table.to_csv(paths[-1], index=False, float_format="%.6g")
-    if at and not len(written["returns"]):
-        logger.warning(f"{comparison.name}: no run was evaluated until {min(at):,} env steps")
+    reached = set(written["returns"]["env_step"]) if len(written["returns"]) else set()
+    for step in sorted(set(at or ()) - reached):
+        logger.warning(f"{comparison.name}: no run was evaluated until {step:,} env steps")
     paths.append(out / f"returns-{comparison.name}.md")
     page = _page(comparison, metric, written["returns"], written["improvement"])
     paths[-1].write_text(page, encoding="utf-8")

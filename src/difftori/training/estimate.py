@@ -66,7 +66,10 @@ def measure(config: Config, folder: str) -> dict[str, float]:
 
 
 def estimate(config: Config, seconds: dict[str, float], episode_length: int) -> float:
-    """Seconds of the whole run; ``episode_length`` in agent steps."""
+    """Seconds of the whole run; ``episode_length`` in agent steps.
+
+    Without a time of an update, because no episode was long enough to learn from, it counts none.
+    """
     steps = config.run.train_steps / config.env.action_repeat
     at_random = min(config.run.seed_steps, steps)
     updates = config.run.updates_per_step * steps
@@ -74,7 +77,7 @@ def estimate(config: Config, seconds: dict[str, float], episode_length: int) -> 
     return (
         at_random * seconds["acting at random"]
         + (steps - at_random) * seconds["acting"]
-        + updates * seconds["updating"]
+        + updates * seconds.get("updating", 0.0)
         + evaluations * episode_length * seconds["evaluating"]
     )
 

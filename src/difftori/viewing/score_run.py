@@ -68,7 +68,7 @@ def score_run(cfg: DictConfig) -> int:
 
 
 def _file_name(options: ScoreOptions, agent: Agent) -> str:
-    """Less the ending; other weights, episodes or seeds replace no result."""
+    """Less the ending; other env steps of training, episodes or seeds replace no result."""
     if agent.trained.env_step is not None:
         weights = f"step_{agent.trained.env_step:09d}"
     else:  # they do not say
