@@ -46,7 +46,7 @@ def plan_for(run: RunConfig) -> FolderPlan:
         return "resume"
     status = read_status(folder)
     finished = (folder / "models" / "model.pt").exists() or status.get("state") == "done"
-    had_saved = status.get("state") == "stopped" and status["reason"].endswith(", and saved")
+    had_saved = status.get("state") == "stopped" and str(status.get("reason")).endswith("and saved")
     return "refuse ended" if finished or had_saved else "restart"
 
 
