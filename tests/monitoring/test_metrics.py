@@ -135,11 +135,12 @@ def test_lines_that_the_disk_spoiled_or_lost_stop_no_resume(
     spoiled = ["[1]", "3", "{}", "nonsense", '{"category": "train", "env_step": 7}', "null"]
     spoiled += ['{"category": "train", "env_stap": 9}', '{"category": "eval", "env_step": null}']
     spoiled += ['{"category": "eval", "env_step": 9, "elapsed_seconds": []}']
+    spoiled += ['{"category": [], "env_step": 9}']
     (tmp_path / "metrics.jsonl").write_text("\n".join(spoiled) + "\n")
     metrics = Metrics(tmp_path)
     metrics.truncate(len(spoiled) + 1)
     assert (metrics.next_env_step, metrics.elapsed_seconds) == (8, 0)
-    assert "holds 1 records, the checkpoint knows 10" in caplog.messages[0]
+    assert "holds 1 records, the checkpoint knows 11" in caplog.messages[0]
 
 
 def test_evaluations_outlive_their_lost_records(tmp_path: Path) -> None:

@@ -185,9 +185,8 @@ def _read_line(line: str) -> dict[str, Any] | None:
     """The record; None if the disk spoiled the line, which must not stop a resume."""
     with suppress(ValueError, KeyError, TypeError, AttributeError):
         record: dict[str, Any] = json.loads(line)
-        record["category"], float(record.get("elapsed_seconds", 0.0))  # or it raises
-        record["env_step"] = int(record["env_step"])
-        return record
+        int(record["env_step"]), float(record.get("elapsed_seconds", 0.0))  # or it raises
+        return record if record["category"] in ("train", "eval") else None
     return None
 
 
