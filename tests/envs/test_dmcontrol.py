@@ -5,10 +5,10 @@ import pytest
 
 from builders import make_env, task_config
 from difftori.envs import ControlEnv
-from difftori.envs.rendering import without_rendering
+from difftori.envs.rendering import importing_mujoco
 from difftori.sections import TaskConfig
 
-with without_rendering():
+with importing_mujoco():
     from dm_control import suite
     from dm_control.rl.control import PhysicsError
 

@@ -6,9 +6,9 @@ import gymnasium
 import pytest
 from omegaconf import OmegaConf
 
-from difftori.envs.rendering import without_rendering
+from difftori.envs.rendering import importing_mujoco
 
-with without_rendering():
+with importing_mujoco():
     from dm_control import suite
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 

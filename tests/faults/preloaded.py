@@ -13,7 +13,7 @@ import wandb  # noqa: E402, F401
 
 import difftori.solvers.theseus_lm  # noqa: E402, F401
 import runs  # noqa: E402, F401
-from difftori.envs.rendering import without_rendering  # noqa: E402
+from difftori.envs.rendering import importing_mujoco  # noqa: E402
 
-with without_rendering():
+with importing_mujoco():
     import dm_control.suite  # noqa: F401

@@ -61,9 +61,6 @@ def test_a_closed_pipe_does_not_end_the_run() -> None:
     assert err == "warning: odd\nreached the end\n"
 
 
-@pytest.mark.skipif(
-    not Path("/dev/full").exists(), reason="only Linux has /dev/full, a disk that is always full"
-)
 def test_a_terminal_that_is_closed_does_not_end_the_run() -> None:
     ours, theirs = pty.openpty()
     with subprocess.Popen(program(), stdout=theirs, stderr=subprocess.PIPE, text=True) as process:
@@ -75,6 +72,9 @@ def test_a_terminal_that_is_closed_does_not_end_the_run() -> None:
     assert "reached the end" in err
 
 
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="only Linux has /dev/full, a disk that is always full"
+)
 def test_a_full_disk_does_not_end_the_run() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(program(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from difftori.envs.base import SimStep, check_camera
-from difftori.envs.rendering import check_rendering, prepare_rendering, without_rendering
+from difftori.envs.rendering import check_rendering, importing_mujoco, prepare_rendering
 from difftori.sections import TaskConfig
 
 
@@ -21,7 +21,7 @@ def make_simulator(task: TaskConfig) -> "DMControl":
     """
     if task.from_pixels:
         prepare_rendering()
-    with without_rendering():
+    with importing_mujoco():
         from dm_control import suite
     if (task.domain, task.domain_task) not in suite.ALL_TASKS:
         known = ", ".join(sorted(f"{domain}/{name}" for domain, name in suite.ALL_TASKS))

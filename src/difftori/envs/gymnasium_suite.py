@@ -18,7 +18,7 @@ from gymnasium.spaces.utils import flatten, flatten_space
 
 from difftori.envs.base import SimStep
 from difftori.envs.divergence import refuse_divergence
-from difftori.envs.rendering import is_headless, prepare_rendering, without_rendering
+from difftori.envs.rendering import importing_mujoco, is_headless, prepare_rendering
 from difftori.sections import TaskConfig
 
 
@@ -231,7 +231,7 @@ def _make(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
 
 
 def _without_a_search_for_renderers() -> AbstractContextManager[None]:
-    return nullcontext() if "mujoco" in sys.modules else without_rendering()
+    return nullcontext() if "mujoco" in sys.modules else importing_mujoco()
 
 
 def _action_bounds(space: Space[Any] | None) -> tuple[np.ndarray, np.ndarray]:

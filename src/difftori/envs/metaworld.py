@@ -6,7 +6,7 @@ import numpy as np
 
 from difftori.envs.base import SimStep, check_camera
 from difftori.envs.divergence import refuse_divergence
-from difftori.envs.rendering import check_mujoco_rendering, prepare_rendering, without_rendering
+from difftori.envs.rendering import check_mujoco_rendering, importing_mujoco, prepare_rendering
 from difftori.sections import TaskConfig
 
 ROBOT = "sawyer"
@@ -24,7 +24,7 @@ def make_simulator(task: TaskConfig) -> "MetaWorld":
         prepare_rendering()
         check_mujoco_rendering()
     try:
-        with without_rendering():
+        with importing_mujoco():
             from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     except ModuleNotFoundError as error:
         raise RuntimeError(

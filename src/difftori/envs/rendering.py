@@ -1,8 +1,8 @@
 """Which OpenGL backend MuJoCo renders with.
 
 MuJoCo and dm_control read ``MUJOCO_GL`` once, when they are first imported, so the choice has to
-come before: call `prepare_rendering` early in any program that wants pixels or videos. A program
-that renders nothing imports them inside `without_rendering`, which needs no display, no driver
+come before: call `prepare_rendering` early in any program that wants pixels or videos. Both
+are imported inside `importing_mujoco`: a program that renders nothing needs no display, no driver
 and no search for either.
 """
 
@@ -88,7 +88,7 @@ def check_mujoco_rendering() -> None:
 
 
 @contextmanager
-def without_rendering() -> Iterator[None]:
+def importing_mujoco() -> Iterator[None]:
     """Import MuJoCo in here: if nothing is rendered, no backend is looked for.
 
     A backend that the user or `prepare_rendering` has chosen stays, and so does a display's.
