@@ -6,6 +6,7 @@ import gymnasium
 import pytest
 from omegaconf import OmegaConf
 
+from difftori.config import plain_defaults
 from difftori.envs.rendering import importing_mujoco
 
 with importing_mujoco():
@@ -15,6 +16,8 @@ with importing_mujoco():
 ROOT = Path(__file__).parents[2]
 FILES = {path.stem: path for path in sorted((ROOT / "cfgs" / "task").glob("*.yaml"))}
 CONFIGS = {name: OmegaConf.load(path) for name, path in FILES.items()}
+SOLVER = ("max_iterations", "step_size", "damping")
+"""a file has only those of them that differ from the default"""
 
 # action_repeat, max_iterations, step_size, damping
 PUBLISHED = {
@@ -48,9 +51,6 @@ METAWORLD = {
     "action_repeat": 2,
     "episode_length": 200,  # 100 agent steps
     "train_steps": 1_000_000,
-    "max_iterations": 50,
-    "step_size": 1e-3,
-    "damping": 0.001,
 }
 GYMNASIUM = {
     "gym-ant": ("Ant-v5", True),
@@ -74,16 +74,7 @@ SIZES = {
     "humanoid_CMU": {"iterations": 12, "latent_dim": 100, "train_steps": 3_000_000},
     "quadruped": {"camera": 2},
 }
-ALWAYS = {
-    "task",
-    "suite",
-    "domain",
-    "domain_task",
-    "action_repeat",
-    "max_iterations",
-    "step_size",
-    "damping",
-}
+ALWAYS = {"task", "suite", "domain", "domain_task", "action_repeat"}
 
 
 def test_the_list_of_tasks_is_the_folder() -> None:
@@ -104,14 +95,16 @@ def test_every_task_of_the_suite_that_ends_has_a_file() -> None:
 @pytest.mark.parametrize("name", [n for n in CONFIGS if CONFIGS[n].suite == "dmcontrol"])
 def test_a_file_says_what_was_published(name: str) -> None:
     config = CONFIGS[name]
-    domain = config.domain
-    settings = (config.action_repeat, config.max_iterations, config.step_size, config.damping)
+    domain, defaults = config.domain, plain_defaults()
+    own = {key: config[key] for key in SOLVER if key in config}
+    settings = (config.action_repeat, *({**defaults, **own}[key] for key in SOLVER))
     assert FILES[name].read_text().startswith("# @package _global_\n")
     assert config.task == name
     assert settings == PUBLISHED.get(name, BY_DOMAIN.get(domain, OTHERWISE))
     assert [type(value) for value in settings] == [int, int, float, float]
+    assert all(value != defaults[key] for key, value in own.items())
     sizes = SIZES.get(domain, {})
-    assert {key: config[key] for key in config if key not in ALWAYS} == sizes
+    assert {key: config[key] for key in config if key not in {*ALWAYS, *SOLVER}} == sizes
 
 
 def test_every_task_of_metaworld_has_a_file_under_its_short_name() -> None:
@@ -142,7 +135,4 @@ def test_a_gymnasium_file_has_its_tasks_own_time_limit_and_the_default_solver(na
         "episode_length": limit,
         "normalize_rewards": True,
         **({} if can_end else {"episodic": False}),
-        "max_iterations": 50,
-        "step_size": 1e-3,
-        "damping": 0.001,
     }
