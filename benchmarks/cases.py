@@ -15,7 +15,7 @@ from torch import Tensor
 from update_cases import new_learner, update
 
 from difftori.envs import make_env
-from difftori.replay import ReplayBuffer
+from difftori.replay.buffer import ReplayBuffer
 from difftori.types import EnvSpec, Episode
 
 SLICE = 5

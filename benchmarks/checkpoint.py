@@ -24,7 +24,7 @@ from difftori.checkpoints.checkpoint import Checkpointer
 from difftori.config import compose
 from difftori.learning.learner import Learner
 from difftori.model.world_model import WorldModel
-from difftori.replay import ReplayBuffer
+from difftori.replay.buffer import ReplayBuffer
 from difftori.types import EnvSpec, Episode
 
 EPISODE_LENGTH = 500

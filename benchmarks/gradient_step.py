@@ -23,7 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from difftori.checkpoints.folder import read_config
-from difftori.config import from_flat
+from difftori.config import from_flat, plain_defaults
 from difftori.training.estimate import build_in
 from difftori.training.evaluation import evaluate
 from difftori.training.trainer import Trainer
@@ -33,8 +33,8 @@ UPDATES = (0, 1, 3, 10, 30, 100)
 
 def copy_of(run: Path, folder: str) -> Trainer:
     """The run as its last checkpoint left it, in another folder."""
-    flat = {**read_config(run), "log_dir": folder, "compile": False, "start_from": None}
-    config = from_flat(flat)
+    here = {"log_dir": folder, "compile": False, "start_from": None}
+    config = from_flat({**plain_defaults(), **read_config(run), **here})
     shutil.copytree(run / "checkpoints", config.run.folder / "checkpoints")
     shutil.copy(run / "metrics.jsonl", config.run.folder)
     return build_in(folder, config)

@@ -10,7 +10,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from difftori import cli
+from difftori.process import Parser, fail, quietly_interruptible
 from difftori.report.folders import RunFolderError, find_runs
 
 
@@ -18,29 +18,29 @@ def main() -> None:
     arguments = _parser().parse_args()
     logging.basicConfig(format="%(levelname)s: %(message)s")
     if arguments.published_methods and arguments.published is None:
-        cli.fail("--published-methods needs --published FILE")
+        fail("--published-methods needs --published FILE")
     try:
         folders = find_runs(arguments.runs)
     except RunFolderError as error:
-        cli.fail(str(error))
+        fail(str(error))
     try:
         # matplotlib, pandas and scipy are loaded after --help and typos
         from difftori.report.pages import write_all
         from difftori.report.published import PublishedError
     except ModuleNotFoundError as error:
-        cli.fail(f"pictures need {error.name}: pip install -r requirements.txt")
+        fail(f"pictures need {error.name}: pip install -r requirements.txt")
     options = {name: value for name, value in vars(arguments).items() if name != "runs"}
     try:
         paths = write_all(folders, **options)
     except (RunFolderError, PublishedError) as error:
-        cli.fail(str(error))
+        fail(str(error))
     except OSError as error:
-        cli.fail(f"{error.filename or arguments.out} cannot be written: {error.strerror}")
+        fail(f"{error.filename or arguments.out} cannot be written: {error.strerror}")
     print("\n".join(map(str, paths)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
+    parser = Parser(
         prog="python src/plot.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -86,4 +86,4 @@ def _steps(text: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    cli.quietly_interruptible(main)
+    quietly_interruptible(main)

@@ -9,11 +9,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from difftori import cli
+from difftori.process import Parser, fail, quietly_interruptible
 
 
 def main() -> int:
-    parser = cli.Parser(
+    parser = Parser(
         description="A table of all runs below a folder: done, running, waiting, stopped or failed "
         "and why, how far, the last return, and the time left. It may be asked at any time."
     )
@@ -28,7 +28,7 @@ def main() -> int:
     # an archived run has its curve and settings, and nothing of how it ended
     folders = [run for run in walk_runs(options.folder) if has_record(run)]
     if not folders:
-        cli.fail(f"there are no runs in {options.folder}")
+        fail(f"there are no runs in {options.folder}")
     jobs = listed_slurm_jobs()
     runs = [read_state(folder, jobs) for folder in folders]
     if options.json:
@@ -39,4 +39,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.quietly_interruptible(lambda: sys.exit(main()))
+    quietly_interruptible(lambda: sys.exit(main()))

@@ -13,6 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from difftori import cli
+from difftori.process import quietly_interruptible
 
 
 @hydra.main(version_base="1.3", config_path="../cfgs", config_name="default")
@@ -25,4 +26,4 @@ def main(cfg: DictConfig) -> None:
 if __name__ == "__main__":
     sys.argv[1:] = cli.rename_tasks(cli.multirun_first(sys.argv[1:]))
     cli.refuse_unknown_words(sys.argv[1:])
-    cli.quietly_interruptible(main)
+    quietly_interruptible(main)

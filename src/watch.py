@@ -11,6 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from difftori import cli
+from difftori.process import quietly_interruptible
 
 
 @hydra.main(version_base="1.3", config_path="../cfgs", config_name="watch")
@@ -22,4 +23,4 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     cli.refuse_unknown_words(sys.argv[1:], "watch")
-    cli.quietly_interruptible(main)
+    quietly_interruptible(main)

@@ -122,7 +122,7 @@ def act(actor: Actor, carry: Tensor | None = None, differentiate: bool = False) 
 def test_a_plan_waits_for_nothing(
     traffic: Traffic, mode: str, graphs: bool, expected: Count, most_launches: int
 ) -> None:
-    config = tiny_config(f"mode={mode}", max_iterations=ITERATIONS)
+    config = tiny_config(f"mode={mode}", max_iterations=ITERATIONS, seed_steps=0)
     model = WorldModel(tiny_spec(), config.model)
     actor = new_actor(model, config, graphs)
     with on_gpu(traffic, model):
@@ -177,7 +177,7 @@ class Still:
 def test_an_agent_step_waits_once(
     traffic: Traffic, mode: str, way: type[PerEpisode] | None, expected: Count
 ) -> None:
-    config = tiny_config(f"mode={mode}", max_iterations=ITERATIONS)
+    config = tiny_config(f"mode={mode}", max_iterations=ITERATIONS, seed_steps=0)
     model = WorldModel(tiny_spec(), config.model)
     actor = new_actor(model, config, graphs=True)
     with on_gpu(traffic, model):
@@ -190,10 +190,7 @@ def test_an_agent_step_waits_once(
             make_env=lambda: cast(ControlEnv, Still()),
             averages=Averages(),
             generator=torch.Generator(),
-            seed=0,
-            seed_steps=0,
-            max_nonfinite=1,
-            max_failed_episodes=1,
+            run=config.run,
         )
         counters = Counters(agent_step=AFTER_SCHEDULES)
         assert count(traffic, lambda: collector.step(counters)) == expected

@@ -31,7 +31,6 @@ from difftori.compiling.float32_matmul import set_tf32
 from difftori.config import Config, ConfigError, from_flat, plain_defaults, resolve_device
 from difftori.devices import make_current
 from difftori.envs import ControlEnv, make_env
-from difftori.envs.rendering import prepare_suite_rendering
 from difftori.learning.finite import NotFiniteError, check_weights
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
@@ -135,8 +134,6 @@ def load_agent(
         config, Path(run), None if checkpoint is None else Path(checkpoint)
     )
     try:
-        if config.env.modality == "pixels":
-            prepare_suite_rendering(config.env.suite)
         env, spec = make_env(config.env)
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(str(error)) from error

@@ -1,13 +1,8 @@
-"""What the command line tools share: unknown words, and errors as one line with an exit code."""
+"""The words of a command line, before Hydra reads them: unknown ones are one line."""
 
-import argparse
 import difflib
-import io
-import os
 import re
-import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,12 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from difftori.config import CONFIG_DIR, ConfigError, config_keys, unknown_key
-
-FAILED_EXIT_CODE = 1
-USAGE_EXIT_CODE = 2
-INTERRUPTED_EXIT_CODE = 130
-BROKEN_PIPE_EXIT_CODE = 141
-"""128 and the signal's number, as a shell says it"""
+from difftori.process import fail
 
 
 def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default") -> None:
@@ -103,36 +93,3 @@ def guarded(run: Callable[[DictConfig], int], cfg: DictConfig) -> int:
         return run(cfg)
     except ConfigError as error:
         fail(str(error))
-
-
-def quietly_interruptible(main: Callable[[], object]) -> None:
-    """Call ``main``; Ctrl-C ends it with one word and code 130, also while it is importing.
-
-    So does a reader of the output that has read enough, as ``head``, without a word. Letters that
-    the output's encoding lacks are spelled out.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # what is still to be written, at exit, must not fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(BROKEN_PIPE_EXIT_CODE)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED_EXIT_CODE)
-
-
-class Parser(argparse.ArgumentParser):
-    """For the commands without a config; their errors are one line too."""
-
-    def error(self, message: str) -> NoReturn:
-        fail(f"{message}; --help lists the options")
-
-
-def fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(USAGE_EXIT_CODE)

@@ -1,12 +1,12 @@
-"""The only reader of the Hydra config: frozen typed sections, validation, derived values.
+"""Reads a run's config: checks it, and derives what follows from it.
 
-The keys of ``cfgs`` are flat; each section below takes the keys it names, and a key may serve
+The keys of ``cfgs`` are flat; each of ``sections.py`` takes the keys it names, and a key may serve
 several sections. Whatever no section names is an error, and so is a value outside its range.
 """
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,10 +33,6 @@ from difftori.sections import (
 if TYPE_CHECKING:
     import torch
 
-# Presets count in agent steps what other keys count in env steps.
-OmegaConf.register_new_resolver("times", lambda a, b: int(a) * int(b), replace=True)
-OmegaConf.register_new_resolver("agent_steps", lambda a, b: int(a) // int(b), replace=True)
-
 
 def backward_iterations(optimizer: str) -> int:
     """How many iterations ``backward_mode=truncated`` differentiates, by optimizer.
@@ -48,9 +44,6 @@ def backward_iterations(optimizer: str) -> int:
     return 1 if optimizer == "trust_region" else 5
 
 
-OmegaConf.register_new_resolver("backward_iterations", backward_iterations, replace=True)
-
-
 def episodic_discount(episode_length: int | None, action_repeat: int) -> float:
     """TD-MPC2's discount for episodes of ``episode_length`` env steps (None: 1000).
 
@@ -60,15 +53,22 @@ def episodic_discount(episode_length: int | None, action_repeat: int) -> float:
     return min(max(1 - 5 / agent_steps, 0.95), 0.995)
 
 
-OmegaConf.register_new_resolver("episodic_discount", episodic_discount, replace=True)
-
-
 def folder_name(env_id: str | int | None) -> str:
     """A Gymnasium id as one folder's name: ``package:Mine-v0`` is ``package-Mine-v0``."""
     return re.sub(r"[^A-Za-z0-9_.=+-]+", "-", str(env_id or "gym")).lstrip("-.")
 
 
-OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    # presets count in agent steps what other keys count in env steps
+    "times": lambda a, b: int(a) * int(b),
+    "agent_steps": lambda a, b: int(a) // int(b),
+    "backward_iterations": backward_iterations,
+    "episodic_discount": episodic_discount,
+    "folder_name": folder_name,
+}
+"""of ``${name:…}`` in ``cfgs``"""
+for _name, _function in _FUNCTIONS.items():
+    OmegaConf.register_new_resolver(_name, _function, replace=True)
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "cfgs"
 

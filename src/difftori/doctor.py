@@ -13,11 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from difftori.process import FAILED_EXIT_CODE, fail
+
 if TYPE_CHECKING:
     from difftori.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
-FAILED_EXIT_CODE = 1
 REQUIREMENTS = ("requirements.txt", "requirements-theseus.txt")
 
 
@@ -61,11 +62,11 @@ def examine(words: Sequence[str]) -> int:
     cli.refuse_unknown_words(words)
     for word in words:
         if word.startswith("-"):
-            cli.fail(f"{word}: give the words of one run")
+            fail(f"{word}: give the words of one run")
     try:
         config = compose(*words)
     except ConfigError as error:
-        cli.fail(str(error))
+        fail(str(error))
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     check_machine(config, report)

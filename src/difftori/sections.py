@@ -41,11 +41,11 @@ class RunConfig(Section):
     device: str
     buffer_device: str
     threads: Count | None
-    tf32: bool = False
+    tf32: bool
     log_dir: Path
     compile: bool
-    cuda_graphs: bool = True
-    prefetch: bool = True
+    cuda_graphs: bool
+    prefetch: bool
     start_from: Path | None
     resume: bool
     overwrite: bool
@@ -53,12 +53,12 @@ class RunConfig(Section):
     save_model: bool
     train_steps: Count
     seed_steps: CountOrZero
-    seed_until_reward: bool = False
-    novelty_until_reward: bool = False
-    updates_per_step: Count = 1
-    update_within_episode: bool = False
+    seed_until_reward: bool
+    novelty_until_reward: bool
+    updates_per_step: Count
+    update_within_episode: bool
     max_nonfinite: Count
-    max_failed_episodes: Count = 50
+    max_failed_episodes: Count
 
     @property
     def folder(self) -> Path:
@@ -120,9 +120,9 @@ class ModelConfig(Section):
     num_channels: Count
     mlp_dim: Count
     latent_dim: Count
-    layer_norm: bool = False
-    normalize_observations: bool = False
-    normalize_rewards: bool = False
+    layer_norm: bool
+    normalize_observations: bool
+    normalize_rewards: bool
 
 
 class ActorConfig(Section):
@@ -139,7 +139,7 @@ class ActorConfig(Section):
 
 
 class MppiConfig(Section):
-    plan_spread: Finite = 0.0
+    plan_spread: Finite
     explore_spread: Finite = 0.0
     iterations: Count
     num_samples: Count
@@ -168,18 +168,18 @@ class TrajectoryConfig(Section):
     damping: NonNegative
     value_offset: Finite
     rel_err_tolerance: NonNegative
-    backward_mode: Literal["truncated", "unroll", "implicit"]
+    backward_mode: Literal["truncated", "unroll", "implicit", "dlm"]
     backward_num_iterations: Count
-    optimizer: Literal["published", "trust_region"] = "published"
-    trust_region_iterations: Count = 8
-    num_starts: Count = 2
-    num_candidates: CountOrZero = 0
-    last_plan_as_start: bool = False
-    bound_softness: NonNegative = 0.01
-    plan_spread: Finite = 0.0
+    optimizer: Literal["published", "trust_region"]
+    trust_region_iterations: Count
+    num_starts: Count
+    num_candidates: CountOrZero
+    last_plan_as_start: bool
+    bound_softness: NonNegative
+    plan_spread: Finite
     explore_spread: Finite = 0.0
     solver: Literal["residual", "published"]
-    gradient: Literal["adjoint", "autograd"] = "adjoint"
+    gradient: Literal["adjoint", "autograd"]
     first_guess_noise: Literal["explore", "always", "never"]
     explore_noise: ScheduleField | None
     std_schedule: ScheduleField = Schedule(0.05, 0.05, 0)
@@ -211,21 +211,12 @@ class TrajectoryConfig(Section):
             )
         return self
 
-    @model_validator(mode="before")
-    @classmethod
-    def _explain_dlm(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and data.get("backward_mode") == "dlm":
-            raise ValueError(
-                "backward_mode=dlm cannot see the model's weights, which the cost closes over; "
-                "use truncated"
-            )
-        return data
-
 
 BACKWARD_MODES = {"published": ("truncated", "unroll"), "trust_region": ("truncated", "implicit")}
 _NOT_OFFERED = {
     "implicit": "it takes one undamped Gauss-Newton step, which is noise for a rank-one Hessian",
     "unroll": "its starts are found without a graph",
+    "dlm": "it cannot see the model's weights, which the cost closes over",
 }
 
 
@@ -236,8 +227,8 @@ class LearnerConfig(Section):
     consistency_coef: NonNegative
     reward_coef: NonNegative
     value_coef: NonNegative
-    termination_coef: NonNegative = 1.0
-    target_spread: Finite = 0.0
+    termination_coef: NonNegative
+    target_spread: Finite
     rho: Share
     discount: Share
     min_std: NonNegative
@@ -251,7 +242,7 @@ class LearnerConfig(Section):
 class PlanGradientConfig(Section):
     plan_gradient: Literal["none", "episode", "step", "replay"]
     lr: PositiveSchedule
-    plan_lr: PositiveSchedule | None = None
+    plan_lr: PositiveSchedule | None
     grad_clip_norm_a: Positive
     grad_clip_norm_a_buffer: Positive
     frequency: Count
@@ -289,9 +280,9 @@ class WandbConfig(Section):
     wandb_entity: str | None
     wandb_mode: Literal["online", "offline"]
     wandb_group: str | None = None
-    wandb_tags: Annotated[tuple[str, ...], BeforeValidator(_tags)] = ()
-    wandb_artifact: bool = True
+    wandb_tags: Annotated[tuple[str, ...], BeforeValidator(_tags)]
+    wandb_artifact: bool
 
 
 class TensorboardConfig(Section):
-    use_tensorboard: bool = False
+    use_tensorboard: bool

@@ -30,9 +30,9 @@ class LocalLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from difftori.cli import fail
         from difftori.config import ConfigError
         from difftori.monitoring.console import Console
+        from difftori.process import fail
         from difftori.study.jobs import read_jobs
 
         if not job_overrides:
@@ -81,7 +81,7 @@ class SlurmLauncher(LocalLauncher):
         return cores
 
     def _run(self, jobs: Sequence["Job"], console: Any) -> int:
-        from difftori.cli import fail
+        from difftori.process import fail
         from difftori.study.slurm import submit
 
         try:

@@ -14,7 +14,7 @@ import torch
 from builders import tiny_config, tiny_spec
 from difftori.checkpoints.checkpoint import Checkpointer
 from difftori.checkpoints.episodes import EpisodeFiles
-from difftori.replay import ReplayBuffer
+from difftori.replay.buffer import ReplayBuffer
 from difftori.types import EnvSpec, Episode
 
 LENGTH, IN_BUFFER = 6, 5

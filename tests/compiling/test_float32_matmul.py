@@ -5,20 +5,18 @@ import torch
 
 from builders import random_batch, tiny_config, tiny_model
 from difftori.compiling import float32_matmul
-from difftori.compiling.float32_matmul import (
-    fast_float32_matmul,
-    fast_large_products,
-    set_tf32,
-)
+from difftori.compiling.float32_matmul import LARGE_PRODUCT, fast_large_products, set_tf32
 from difftori.learning import learner, losses
 from difftori.training.start import prepare_process
+
+LARGE = (LARGE_PRODUCT, 1, torch.device("cpu"))
 
 
 def test_keep_float32_accuracy() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(512, 512, generator=generator) for _ in range(2))
     exact = a.double() @ b.double()
-    with fast_float32_matmul():
+    with fast_large_products(*LARGE):
         product = a @ b
     assert float((product - exact).norm() / exact.norm()) < 1e-6
 
@@ -28,13 +26,13 @@ def test_kernels_that_would_round_to_bf16_are_not_used(monkeypatch: pytest.Monke
         monkeypatch.setattr(
             float32_matmul, "medium_is_accurate", lambda accurate=accurate: accurate
         )
-        with fast_float32_matmul():
+        with fast_large_products(*LARGE):
             assert torch.get_float32_matmul_precision() == setting
         assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_the_setting_is_put_back_after_an_error() -> None:
-    with pytest.raises(RuntimeError, match="in between"), fast_float32_matmul():
+    with pytest.raises(RuntimeError, match="in between"), fast_large_products(*LARGE):
         raise RuntimeError("in between")
     assert torch.get_float32_matmul_precision() == "highest"
 
@@ -78,7 +76,7 @@ def test_a_run_rounds_to_tf32_only_if_asked_to(enabled: bool) -> None:
     try:
         assert torch.backends.cudnn.allow_tf32 == enabled
         assert torch.backends.cuda.matmul.allow_tf32 == enabled
-        with fast_float32_matmul():
+        with fast_large_products(*LARGE):
             pass
         assert torch.backends.cuda.matmul.allow_tf32 == enabled
     finally:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from processes import start_training
 
-from difftori.cli import FAILED_EXIT_CODE, USAGE_EXIT_CODE
 from difftori.config import ConfigError
+from difftori.process import FAILED_EXIT_CODE, USAGE_EXIT_CODE
 from runs import fingerprint, run_debug, run_folder
 
 THREE_EPISODES = "train_steps=384"

@@ -10,7 +10,7 @@ from typing import Any
 
 from processes import start, train
 
-from difftori.cli import FAILED_EXIT_CODE
+from difftori.process import FAILED_EXIT_CODE
 from runs import fingerprint, records, run_folder
 
 FILE_LIMIT = 20_000

@@ -9,7 +9,7 @@ from types import FrameType
 
 from processes import Child, start, start_training, train
 
-from difftori.training.signals import RESUME_EXIT_CODE
+from difftori.process import RESUME_EXIT_CODE
 from runs import fingerprint, run_folder
 
 SAVE_SECONDS = 60

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from processes import start_training
 
-from difftori.cli import USAGE_EXIT_CODE
+from difftori.process import USAGE_EXIT_CODE
 from runs import fingerprint, run_folder
 
 

@@ -13,7 +13,7 @@ from difftori.learning import losses
 from difftori.learning.learner import Learner
 from difftori.model.world_model import WorldModel
 from difftori.planning.returns import plan_return, rollout
-from difftori.replay import ReplayBuffer
+from difftori.replay.buffer import ReplayBuffer
 from difftori.types import Batch, EnvSpec, Episode
 
 DISCOUNT = 0.9

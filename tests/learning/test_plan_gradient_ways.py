@@ -13,7 +13,7 @@ from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient_ways import OnReplay, PlanGradientWay, plan_gradient_way
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
-from difftori.replay import ReplayBuffer
+from difftori.replay.buffer import ReplayBuffer
 from difftori.types import Episode, Plan
 
 REPLAY = {"frequency": 10, "sample_update": 6}

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import resource
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,26 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_one_call_reaches_every_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+class Clock:
+    seconds = 1000.0
+
+
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.seconds)
+    return clock
+
+
+def test_one_call_reaches_every_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level("INFO", "difftori")
     tracker = RecordingTracker()
+    clock = stopped_clock(monkeypatch)
     metrics = Metrics(tmp_path)
     metrics.attach([tracker])
-    metrics.log(train(1, elapsed_seconds=192.0), "train")
+    clock.seconds += 192
+    metrics.log(train(1), "train")
     metrics.log({"env_step": 500, "episode_reward": 2.0, "episode_success": True}, "eval")
 
     rows = lines(tmp_path / "metrics.jsonl")
@@ -67,13 +82,17 @@ def test_one_call_reaches_every_place(tmp_path: Path, caplog: pytest.LogCaptureF
         ]
     shown = [" ".join(line.split()) for line in caplog.messages]
     assert shown[0] == "train episode 1 env_step 500 reward 1.5 3m12s"
-    assert shown[1] == "eval env_step 500 reward 2 success 1.00"
+    assert shown[1] == "eval env_step 500 reward 2 success 1.00 3m12s"
     expected = {"train/episode": 1, "train/episode_reward": 1.5, "train/elapsed_seconds": 192.0}
     assert tracker.rows[0] == (expected, 500)
-    assert tracker.rows[1] == ({"eval/episode_reward": 2.0, "eval/episode_success": True}, 500)
+    expected = {"episode_reward": 2.0, "episode_success": True, "elapsed_seconds": 192.0}
+    assert tracker.rows[1] == ({f"eval/{key}": value for key, value in expected.items()}, 500)
 
 
-def test_what_is_not_finite_stays_valid_json(tmp_path: Path) -> None:
+def test_what_is_not_finite_stays_valid_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_clock(monkeypatch)
     record: Any = {"env_step": 1, "loss": float("nan"), "norm": np.float64(-np.inf), "ok": 1.0}
     Metrics(tmp_path).log(record, "train")
     (row,) = lines(tmp_path / "metrics.jsonl")
@@ -83,32 +102,38 @@ def test_what_is_not_finite_stays_valid_json(tmp_path: Path) -> None:
         "loss": None,
         "norm": None,
         "ok": 1.0,
+        "elapsed_seconds": 0.0,
         "non_finite": ["loss", "norm"],
     }
 
 
 def test_resume_keeps_as_many_records_as_the_checkpoint_knows(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = stopped_clock(monkeypatch)
     metrics = Metrics(tmp_path)
     assert metrics.next_env_step == 0
     evaluation = {"env_step": 0, "episode_reward": 1.0, "episode_success": 0.0}
     metrics.log(evaluation, "eval")
-    metrics.log(train(1, elapsed_seconds=1.23456), "train")
+    clock.seconds += 1.5
+    metrics.log(train(1), "train")
     state = metrics.records
     assert state == 2
-    metrics.log(train(2, elapsed_seconds=2.5), "train")
+    clock.seconds += 2
+    metrics.log(train(2), "train")
     metrics.log(evaluation, "eval")
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"torn')
 
     resumed = Metrics(tmp_path)
     resumed.truncate(state)
-    assert resumed.elapsed_seconds == 1.23456
     assert resumed.next_env_step == 501
-    resumed.log(train(2, elapsed_seconds=9.0), "train")
+    clock.seconds += 3
+    resumed.log(train(2), "train")
     resumed.log(evaluation, "eval")
-    assert [row.get("episode") for row in lines(tmp_path / "metrics.jsonl")] == [None, 1, 2, None]
+    rows = lines(tmp_path / "metrics.jsonl")
+    assert [row.get("episode") for row in rows] == [None, 1, 2, None]
+    assert [row["elapsed_seconds"] for row in rows] == [0, 1.5, 4.5, 4.5]
     assert (tmp_path / "eval.csv").read_text().count("\n") == 3
     assert resumed.records == 4
     assert caplog.messages == []
@@ -130,8 +155,9 @@ def test_a_command_that_is_refused_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_lines_that_the_disk_spoiled_or_lost_stop_no_resume(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stopped_clock(monkeypatch)
     spoiled = ["[1]", "3", "{}", "nonsense", '{"category": "train", "env_step": 7}', "null"]
     spoiled += ['{"category": "train", "env_stap": 9}', '{"category": "eval", "env_step": null}']
     spoiled += ['{"category": "eval", "env_step": 9, "elapsed_seconds": []}']
@@ -139,7 +165,10 @@ def test_lines_that_the_disk_spoiled_or_lost_stop_no_resume(
     (tmp_path / "metrics.jsonl").write_text("\n".join(spoiled) + "\n")
     metrics = Metrics(tmp_path)
     metrics.truncate(len(spoiled) + 1)
-    assert (metrics.next_env_step, metrics.elapsed_seconds) == (8, 0)
+    assert metrics.next_env_step == 8
+    metrics.log(train(0), "train")
+    last = (tmp_path / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["elapsed_seconds"] == 0
     assert "holds 1 records, the checkpoint knows 11" in caplog.messages[0]
 
 

@@ -148,16 +148,19 @@ CHANGES: dict[str, tuple[Callable[..., object], str | None]] = {
     ),
     "a known norm": (lambda m, _: insert(m, "_dynamics", 1, nn.LayerNorm(16)), None),
     "a norm at the end": (lambda m, _: insert(m, "_dynamics", 5, nn.LayerNorm(6)), None),
-    "another activation": (lambda m, _: insert(m, "_dynamics", 1, nn.SiLU()), "SiLU in _dynamics"),
-    "another ELU": (lambda m, _: insert(m, "_reward", 1, nn.ELU(0.5)), "alpha=0.5"),
+    "another activation": (
+        lambda m, _: insert(m, "_dynamics", 1, nn.SiLU()),
+        "a SiLU, whose derivative",
+    ),
+    "another ELU": (lambda m, _: insert(m, "_reward", 1, nn.ELU(0.5)), "what the model computes"),
     "a plain norm": (
         lambda m, _: insert(m, "_Q2", 1, nn.LayerNorm(16, elementwise_affine=False)),
-        "LayerNorm",
+        None,
     ),
     "a norm first": (lambda m, _: insert(m, "_dynamics", 0, nn.LayerNorm(8)), "first layer"),
-    "a hook": (hooked, "hook on a ELU in _dynamics"),
+    "a hook": (hooked, "what the model computes"),
     "another class": (lambda m, _: setattr(m, "__class__", Residual), "a Residual"),
-    "an edited class": (edited_class, "what the model's methods compute"),
+    "an edited class": (edited_class, "what the model computes"),
 }
 
 

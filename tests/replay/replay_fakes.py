@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from difftori.replay import ReplayBuffer
+from difftori.replay.buffer import ReplayBuffer
 from difftori.types import EnvSpec, Episode
 
 STATE = EnvSpec("none", "state", (2,), action_dim=1, episode_length=5, action_repeat=1)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from replay_fakes import make_buffer, state_episode
 
-from difftori.replay import Batches, ReplayBuffer
+from difftori.replay.batches import Batches
+from difftori.replay.buffer import ReplayBuffer
 from difftori.types import Batch
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_fakes import PIXELS, STATE, make_buffer, pixel_episode, state_episode
 
-from difftori.replay import ReplayBuffer
+from difftori.replay.buffer import ReplayBuffer
 from difftori.types import Episode
 
 lengths = st.lists(st.integers(1, 12), max_size=14)

@@ -4,8 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difftori.replay import newest_frames, stack_frames
-from difftori.replay.layout import frame_shape
+from difftori.replay.layout import frame_shape, newest_frames, stack_frames
 from difftori.replay.storage import RowStore
 
 

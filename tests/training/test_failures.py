@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from difftori.checkpoints.tree_file import load_tree
-from difftori.cli import FAILED_EXIT_CODE
 from difftori.envs import ControlEnv
 from difftori.learning.learner import Learner
 from difftori.monitoring.status import read_status
+from difftori.process import FAILED_EXIT_CODE
 from runs import records, run_debug, run_folder
 
 

@@ -13,10 +13,11 @@ from difftori.config import ConfigError
 from difftori.envs import ControlEnv
 from difftori.model.world_model import WorldModel
 from difftori.planning.actor import Actor
-from difftori.replay import ReplayBuffer
+from difftori.process import RESUME_EXIT_CODE
+from difftori.replay.buffer import ReplayBuffer
 from difftori.training import scheduled_evaluation
 from difftori.training.evaluation import Evaluation
-from difftori.training.signals import RESUME_EXIT_CODE, StopSignals
+from difftori.training.signals import StopSignals
 from runs import fingerprint, records, run_debug, run_folder
 
 MODES = ("default", "theseus_forward", "back_plan", "back_plan_per_step", "back_plan_replay")

@@ -29,7 +29,7 @@ class Ending(Integrator):
 
 
 def act_one_episode(simulator: Integrator, *, interrupt: bool) -> Episode:
-    config = tiny_config("mode=default")
+    config = tiny_config("mode=default", seed_steps=100)
     spec = EnvSpec("none", "state", (2,), 2, STEPS, 1)
     model = tiny_model(config, spec)
 
@@ -44,17 +44,16 @@ def act_one_episode(simulator: Integrator, *, interrupt: bool) -> Episode:
         make_env=env,
         averages=Averages(),
         generator=torch.Generator(),
-        seed=1,
-        seed_steps=100,
-        max_nonfinite=1,
-        max_failed_episodes=1,
+        run=config.run,
     )
     counters = Counters()
     for _ in range(STEPS - 1):
         assert collector.step(counters) is None
     if interrupt:
-        assert collector.open is not None
-        collector.open = OpenEpisode.from_state(collector.open.state_dict(), torch.device("cpu"))
+        assert collector.open_episode is not None
+        collector.open_episode = OpenEpisode.from_state(
+            collector.open_episode.state_dict(), torch.device("cpu")
+        )
     episode = collector.step(counters)
     assert episode is not None
     return episode.finish(spec)

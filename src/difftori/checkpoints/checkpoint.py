@@ -14,7 +14,7 @@ from difftori.checkpoints.settings import binding, other_settings
 from difftori.checkpoints.store import CheckpointStore
 from difftori.checkpoints.tree_file import CheckpointError, CheckpointWriteError
 from difftori.config import ConfigError
-from difftori.replay import ReplayBuffer
+from difftori.replay.buffer import ReplayBuffer
 from difftori.types import EnvSpec
 
 FORMAT = 4

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from difftori.checkpoints.tree_file import CheckpointError, load_tree, save_tree
-from difftori.replay import newest_frames, stack_frames
+from difftori.replay.layout import newest_frames, stack_frames
 from difftori.types import EnvSpec, Episode
 
 FIELDS = tuple(field.name for field in fields(Episode))

@@ -1,4 +1,4 @@
-"""Files of a run's folder: where one is, and how one is written whole or not at all."""
+"""How a file of a run's folder is written whole or not at all, and how JSON is read."""
 
 import json
 import os
@@ -37,11 +37,6 @@ def write_durably(path: Path, content: bytes | bytearray) -> None:
         os.fsync(folder)  # the new name too
     finally:
         os.close(folder)
-
-
-def eval_video_path(run_folder: Path, env_step: int) -> Path:
-    """Where a training run keeps the film of its evaluation at ``env_step``."""
-    return run_folder / "videos" / f"eval_{env_step:09d}.mp4"
 
 
 def read_object(path: Path) -> dict[str, Any]:

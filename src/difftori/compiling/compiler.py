@@ -103,8 +103,7 @@ class Compiler:
         options: dict[str, Any] = {}
         if self._backend == "inductor":
             # these import the compiler
-            from difftori.compiling.fast_tanh import CpuPasses
-            from difftori.compiling.sum_fusion import FuseMatmulSums
+            from difftori.compiling.inductor_passes import CpuPasses, FuseMatmulSums
 
             on_cpu = all(tensor.is_cpu for tensor in tensors_in(args))
             if on_cpu:

@@ -48,7 +48,6 @@ class CudaGraphs:
             return function
         calls: dict[tuple[Any, ...], int] = {}
         graphs: dict[tuple[Any, ...], _Graph] = {}
-
         possible = True
 
         def run(*args: Any) -> Any:

@@ -25,28 +25,14 @@ def set_tf32(enabled: bool) -> None:
 def fast_large_products(
     rows: int, columns: int, device: torch.device
 ) -> AbstractContextManager[None]:
-    """``fast_float32_matmul`` where it wins: for large products, ``[rows, columns]``, on a CPU."""
-    large = device.type == "cpu" and rows * columns >= LARGE_PRODUCT
-    return fast_float32_matmul() if large else nullcontext()
-
-
-@contextmanager
-def fast_float32_matmul() -> Iterator[None]:
-    """Let the CPU's float32 products use oneDNN's kernels, unless they would round to bf16.
+    """Let large float32 products, ``[rows, columns]``, on a CPU use oneDNN's kernels if exact.
 
     torch's precision ``medium`` hands float32 products to oneDNN. With AVX-512 these are float32
     kernels, up to twice as fast as the default ones; on processors with AMX they are bf16 ones,
     which a small product tells, so that the choice is the same on every run of a machine.
     """
-    before = torch.get_float32_matmul_precision()
-    if not medium_is_accurate():
-        yield
-        return
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    large = device.type == "cpu" and rows * columns >= LARGE_PRODUCT
+    return _medium_precision() if large and medium_is_accurate() else nullcontext()
 
 
 @functools.cache
@@ -54,11 +40,17 @@ def medium_is_accurate() -> bool:
     """Whether ``medium`` products have float32 accuracy on this machine."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    with _medium_precision():
+        product = a @ b
+    exact = a.double() @ b.double()
+    return bool((product - exact).norm() < FLOAT32_ACCURACY * exact.norm())
+
+
+@contextmanager
+def _medium_precision() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        product = a @ b
+        yield
     finally:
         torch.set_float32_matmul_precision(before)
-    exact = a.double() @ b.double()
-    return bool((product - exact).norm() < FLOAT32_ACCURACY * exact.norm())

@@ -24,7 +24,8 @@ def make_env(task: TaskConfig) -> tuple[ControlEnv, EnvSpec]:
 
     Raises:
         ValueError: the suite or the task is unknown; the message names the choices.
-        RuntimeError: pixels are wanted and nothing here can render.
+        RuntimeError: pixels are wanted and nothing here can render, or a library cannot be loaded.
+        ImportError: the suite's package is not installed.
     """
     simulator = _suite(task.suite)(task)
     env = ControlEnv(

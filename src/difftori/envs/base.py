@@ -112,11 +112,6 @@ class ControlEnv(gym.Env[np.ndarray, np.ndarray]):
         episode_length: int | None = None,
     ) -> None:
         """``episode_length`` (environment steps) cuts episodes that would be longer."""
-        if action_repeat < 1 or frame_stack < 1 or img_size < 1:
-            raise ValueError(
-                "action_repeat, frame_stack and img_size must be at least 1, got "
-                f"{action_repeat}, {frame_stack} and {img_size}"
-            )
         self.simulator = simulator
         self.action_repeat = action_repeat
         self._max_steps = min(simulator.max_steps, episode_length or simulator.max_steps)

@@ -36,20 +36,6 @@ def make_simulator(task: TaskConfig) -> "Integrator":
     return Integrator(int(dim[1]), int(steps[1]) * task.action_repeat)
 
 
-def best_action(x: np.ndarray) -> np.ndarray:
-    """The optimum with ``action_repeat`` 1 at the point ``x`` ``[D]``: ``[D]``."""
-    return np.clip(-x / STEP, -1.0, 1.0)
-
-
-def best_return(x: np.ndarray, steps: int) -> float:
-    """Largest undiscounted return of ``steps`` steps from ``x`` ``[D]``."""
-    total = 0.0
-    for _ in range(steps):
-        x = x + STEP * best_action(x)
-        total += 1.0 - float(x @ x)
-    return total
-
-
 class Integrator:
     """The point in environment steps; see `Simulator`."""
 

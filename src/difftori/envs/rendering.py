@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from difftori.config import ConfigError
+
 HEADLESS_BACKENDS = ("egl", "osmesa")
 _OFF = ("off", "disable", "disabled", "false", "0")
 
@@ -55,9 +57,13 @@ def prepare_suite_rendering(suite: str) -> None:
     """``prepare_rendering``, for the suites that are known to render with MuJoCo.
 
     Of Gymnasium's environments some draw without OpenGL: those that need it prepare it themselves.
+    Raises ConfigError where nothing renders.
     """
     if suite in ("dmcontrol", "metaworld"):
-        prepare_rendering()
+        try:
+            prepare_rendering()
+        except RuntimeError as error:
+            raise ConfigError(str(error)) from error
 
 
 def check_rendering() -> None:

@@ -66,14 +66,10 @@ class PlanGradient:
         if counted is not None:
             loss = torch.where(counted, loss, 0.0)
         total = weight * loss.sum()
-        gradient = torch.autograd.grad(total, self._optimizer.parameters, allow_unused=True)
-        filled = [
-            torch.zeros_like(parameter) if part is None else part
-            for part, parameter in zip(gradient, self._optimizer.parameters, strict=True)
-        ]
-        norm = torch.nn.utils.get_total_norm(filled)
+        gradient = torch.autograd.grad(total, self._optimizer.parameters, materialize_grads=True)
+        norm = torch.nn.utils.get_total_norm(gradient)
         finite = torch.isfinite(norm)
-        kept = [torch.where(finite, part, 0.0) for part in filled]
+        kept = [torch.where(finite, part, 0.0) for part in gradient]
         if self._gradient is None:
             self._gradient, self._usable = kept, finite
         else:

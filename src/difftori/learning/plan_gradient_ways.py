@@ -12,7 +12,7 @@ from difftori.learning.finite import check_weights
 from difftori.learning.learner import Learner
 from difftori.learning.plan_gradient import PlanGradient
 from difftori.planning.actor import Actor
-from difftori.replay import ReplayBuffer
+from difftori.replay.buffer import ReplayBuffer
 from difftori.sections import PlanGradientConfig
 from difftori.types import Plan
 

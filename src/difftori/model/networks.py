@@ -23,7 +23,7 @@ class PreciseLinear(nn.Linear):
 
 
 def mlp(in_dim: int, hidden_dim: int, out_dim: int, layer_norm: bool = False) -> nn.Sequential:
-    """Two hidden layers with ELU; used by dynamics, reward and policy."""
+    """Two hidden layers with ELU."""
     return nn.Sequential(
         PreciseLinear(in_dim, hidden_dim),
         *_elu(hidden_dim, layer_norm),

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ class Metrics:
     """The one place that a record goes to: ``metrics.jsonl``, ``eval.csv``, console, trackers.
 
     The files are the truth; what a tracker shows is a copy of them. Fields that hold wall-clock
-    values end in ``_seconds`` or ``_per_second``; all others repeat exactly after a resume.
+    values end in ``_seconds``; all others repeat exactly after a resume.
     What the disk refuses stays in memory, and is written as soon as a later record can be.
 
     An existing run folder must be cut to its checkpoint with ``truncate`` before the first
@@ -43,27 +44,29 @@ class Metrics:
         self._last: dict[str, dict[str, Any]] = {}
         """the last record of each category"""
         self._trackers: list[Tracker] = []
+        self._began_at, self._earlier_seconds = time.monotonic(), 0.0
 
     def attach(self, trackers: Sequence[Tracker]) -> None:
         """Send later records to these too."""
         self._trackers += trackers
 
     def log(self, record: Mapping[str, Value], category: Category) -> None:
-        """Write ``record``, which must hold ``env_step``, to every place.
+        """Write ``record``, which must hold ``env_step``, to every place, with ``elapsed_seconds``.
 
         Never raises for a disk or a tracker that fails.
         """
         assert "env_step" in record, f"a record needs env_step, got {sorted(record)}"
-        plain = {key: _plain(value) for key, value in record.items()}
-        self._last[category] = plain
-        self._lines.append(_json_line(plain, category))
+        seconds = self._earlier_seconds + time.monotonic() - self._began_at
+        record = {**record, "elapsed_seconds": seconds}  # of training, earlier processes included
+        self._last[category] = record
+        self._lines.append(_json_line(record, category))
         self._write()
         if category == "eval":
-            self._eval_rows.append(_csv_row(plain))
+            self._eval_rows.append(_csv_row(record))
             self._write_evaluations()
-        logger.info(format_record(category, plain))
-        step = int(plain["env_step"])
-        self._each(lambda tracker: tracker.log(named(plain, category), category, step))
+        logger.info(format_record(category, record))
+        step = int(record["env_step"])
+        self._each(lambda tracker: tracker.log(named(record, category), category, step))
 
     def video(self, path: Path, env_step: int) -> None:
         """Show a video file in the trackers."""
@@ -117,11 +120,8 @@ class Metrics:
             self._write()
         if self._eval_path.exists():
             self._write_evaluations()
-
-    @property
-    def elapsed_seconds(self) -> float:
-        """Of training, at the last record."""
-        return max((r.get("elapsed_seconds", 0.0) for r in self._last.values()), default=0.0)
+        seconds = (r.get("elapsed_seconds", 0.0) for r in self._last.values())
+        self._began_at, self._earlier_seconds = time.monotonic(), max(seconds, default=0.0)
 
     @property
     def next_env_step(self) -> int:
@@ -173,12 +173,6 @@ class Metrics:
                     f"{self._path.name} has all records"
                 )
                 self._trackers.remove(tracker)
-
-
-def _plain(value: Value) -> Value:
-    """A Python number for a numpy or torch scalar."""
-    item = getattr(value, "item", None)
-    return item() if item is not None else value
 
 
 def _read_line(line: str) -> dict[str, Any] | None:

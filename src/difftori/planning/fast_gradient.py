@@ -218,22 +218,13 @@ def _terminal(
 
 
 def unknown_part(model: WorldModel) -> str | None:
-    """What of the model the adjoint does not know; None if it knows all of it.
-
-    Layer by layer, and the model's methods by what they compute.
-    """
+    """What of the model the adjoint does not know; None if it finds what autograd finds."""
     if type(model) is not WorldModel:
         return f"a {type(model).__name__}"
-    networks = ("_dynamics", "_reward", "_pi", "_Q1", "_Q2")
-    for name in (*networks, "_termination") if model.episodic else networks:
-        unknown = tape.unknown_part(getattr(model, name))
-        if unknown is not None:
-            return f"{unknown} in {name}"
-    if not isinstance(model._dynamics[0], nn.Linear):
-        return f"{type(model._dynamics[0]).__name__} as the first layer of _dynamics"
-    if not _agrees_with_returns(model):
-        return "what the model's methods compute from its networks"
-    return None
+    try:
+        return None if _agrees_with_returns(model) else "what the model computes of its networks"
+    except TypeError as error:  # of a layer
+        return str(error)
 
 
 @torch.enable_grad()
@@ -244,7 +235,8 @@ def _agrees_with_returns(model: WorldModel) -> bool:
     for parameter in twin.parameters():
         parameter.data.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
     first = twin._dynamics[0]
-    assert isinstance(first, nn.Linear)
+    if not isinstance(first, nn.Linear):
+        raise TypeError(f"a {type(first).__name__} as the first layer of _dynamics")
     latent_dim = first.in_features - twin.action_dim
     z = torch.randn(1, latent_dim, dtype=torch.float64, generator=generator)
     shape = (3, 1, twin.action_dim)

@@ -1,6 +1,6 @@
 """The sampling planner of TD-MPC: MPPI with policy candidates (arXiv 2203.04955, algorithm 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,14 +50,12 @@ class MppiPlanner:
     def __init__(self, model: WorldModel, config: MppiConfig, compiler: Compiler = EAGER) -> None:
         self._model = model
         self._config = config
-        self._scores = {
-            spread: compiler(partial(self._score, spread), "the sampling planner")
-            for spread in {config.plan_spread, config.explore_spread}
-        }
-        self._recorded_search = {
-            spread: compiler.graphs(partial(self._search, spread), "the sampling planner")
-            for spread in {config.plan_spread, config.explore_spread}
-        }
+        name = "the sampling planner"
+        self._searches = {}
+        """by the κ of the values"""
+        for spread in {config.plan_spread, config.explore_spread}:
+            score = compiler(partial(self._score, spread), name)
+            self._searches[spread] = compiler.graphs(partial(self._search, score), name)
 
     @torch.no_grad()
     def plan(
@@ -84,10 +82,9 @@ class MppiPlanner:
         if carry is not None:
             first_mean[:-1] = carry.transpose(0, 1)[1:]
         draws = self._draw(horizon, generators)
-        search = self._recorded_search[spread]
         rows = len(obs) * config.num_samples
         with fast_large_products(rows, self._model.hidden_dim, z.device):
-            found = search(z, first_mean, z.new_full((), std_floor), draws)
+            found = self._searches[spread](z, first_mean, z.new_full((), std_floor), draws)
         action, mean = found.action, found.mean
         if explore:
             action = action + found.std[0] * noise.normal(action.shape[1:], generators)
@@ -132,7 +129,7 @@ class MppiPlanner:
 
     def _search(
         self,
-        spread: float,
+        score: Callable[..., Tensor],
         z: Float[Tensor, "B Z"],
         mean: Float[Tensor, "H B A"],
         std_floor: Float[Tensor, ""],
@@ -141,7 +138,7 @@ class MppiPlanner:
         config, (horizon, batch, action_dim) = self._config, mean.shape
         policy_actions = self._policy_candidates(z, draws.policy)
         z_all = z.repeat_interleave(config.num_samples + config.num_policy_samples, dim=0)
-        std, score = torch.full_like(mean, INITIAL_STD), self._scores[spread]
+        std = torch.full_like(mean, INITIAL_STD)
         for candidate_draws, terminal_draws in zip(draws.candidates, draws.terminal, strict=True):
             gaussian = mean.unsqueeze(2) + std.unsqueeze(2) * candidate_draws.transpose(0, 1)
             candidates = torch.cat([gaussian.clamp(-1, 1), policy_actions], dim=2)

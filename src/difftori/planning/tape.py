@@ -12,32 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from difftori.model.networks import PreciseLinear
-
 aten = torch.ops.aten
 
 Tape = list[tuple[Tensor, ...]]
 """for each layer what ``backward`` needs of it"""
-
-_KNOWN_LAYERS = (nn.Linear, PreciseLinear, nn.ELU, nn.Tanh, nn.LayerNorm)
-
-
-def unknown_part(network: nn.Module) -> str | None:
-    """What of a network the derivative here would leave out; None if nothing."""
-    if type(network) is not nn.Sequential:
-        return f"a {type(network).__name__} as a whole network"
-    for layer in (network, *network):
-        if layer is not network and type(layer) not in _KNOWN_LAYERS:
-            return f"a {type(layer).__name__}"
-        if "forward" in vars(layer) or _hooks(layer):
-            return f"a hook on a {type(layer).__name__}"
-        if isinstance(layer, nn.ELU) and (layer.alpha != 1 or layer.inplace):
-            return f"{layer}"
-        if isinstance(layer, nn.LayerNorm) and (
-            layer.bias is None or len(layer.normalized_shape) != 1
-        ):
-            return f"{layer}"
-    return None
 
 
 def forward(layers: Iterable[nn.Module], x: Float[Tensor, "*B I"]) -> tuple[Tensor, Tape]:
@@ -62,7 +40,7 @@ def forward(layers: Iterable[nn.Module], x: Float[Tensor, "*B I"]) -> tuple[Tens
             tape.append((x, mean, scale))
             x = y
         else:
-            raise TypeError(f"no derivative is written for {type(layer).__name__}")
+            raise TypeError(f"a {type(layer).__name__}, whose derivative is not written here")
     return x, tape
 
 
@@ -83,8 +61,3 @@ def backward(layers: Iterable[nn.Module], tape: Tape, c: Float[Tensor, "*B O"]) 
                 c, x, shape, mean, scale, weight, bias, only_of_x
             )
     return c
-
-
-def _hooks(layer: nn.Module) -> bool:
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
-    return any(hooks) or any((layer._backward_hooks, layer._backward_pre_hooks))

@@ -55,12 +55,6 @@ class ReplayBuffer:
         replacement once an episode has been overwritten, as published, where there are enough
         sequences.
         """
-        if capacity < 1 or horizon < 1:
-            raise ValueError(f"capacity={capacity} and horizon={horizon} must be at least 1")
-        if not beta >= 0:
-            raise ValueError(f"the exponent of the weights must be 0 or more, got beta={beta}")
-        if generator.device.type != "cpu":
-            raise ValueError(f"the generator must be on the CPU, got one on {generator.device}")
         self.spec = spec
         self.capacity = capacity
         self.horizon = horizon

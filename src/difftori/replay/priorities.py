@@ -23,11 +23,6 @@ class PriorityTree:
     """
 
     def __init__(self, size: int, alpha: float) -> None:
-        """Raises ValueError if ``size`` is not positive or ``alpha`` is negative."""
-        if size < 1:
-            raise ValueError(f"a tree needs at least one slot, got size={size}")
-        if not alpha >= 0:
-            raise ValueError(f"the priority exponent must be 0 or more, got alpha={alpha}")
         self.size = size
         self.alpha = alpha
         self.priority = torch.zeros(size, dtype=torch.float64)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from difftori.checkpoints.settings import MAY_DIFFER
 from difftori.config import plain_defaults
 from difftori.report.folders import RunFolderError
 from difftori.report.runs import Run
@@ -17,16 +18,11 @@ SCORES = {
     "metaworld": ("episode_success", "Success rate", 1.0),
 }
 """of a suite: the column of ``eval.csv``, its name, the most that an episode can give"""
-SEED_INVARIANT_KEYS = frozenset(
-    {
-        *("seed", "log_dir", "device", "buffer_device", "threads", "resume", "overwrite", "preset"),
-        "agent",
-        *("save_every_minutes", "save_model", "save_video", "train_steps", "eval_freq"),
-        *("max_nonfinite", "max_failed_episodes", "prefetch", "cuda_graphs"),
-    }
-)
+SEED_INVARIANT_KEYS = MAY_DIFFER - {"exp_name", "start_from", "eval_episodes", "compile"} | {
+    "seed",
+    "eval_freq",
+}
 """keys that may differ between the seeds of one experiment"""
-TRACKER_KEYS = ("use_", "wandb_")
 COLUMNS = ["task", "method", "seed", "env_step", "score"]
 TYPES = {"seed": int, "env_step": int, "score": float}
 
@@ -181,5 +177,4 @@ def _differing(runs: Sequence[Run]) -> set[str]:
         for run in runs
     ]
     counts = pd.DataFrame(values).nunique()
-    keys = set(counts.index[counts > 1]) - SEED_INVARIANT_KEYS
-    return {key for key in keys if not key.startswith(TRACKER_KEYS)}
+    return set(counts.index[counts > 1]) - SEED_INVARIANT_KEYS

@@ -14,7 +14,7 @@ from difftori.solvers.solution import ReturnFunction, Solution, SolverOptions
 
 
 class PublishedSolver:
-    """The published way, kept as the reference: slow, and Cholesky can fail in it."""
+    """Where Cholesky fails, the plan does."""
 
     def __init__(self, return_fn: ReturnFunction, options: SolverOptions) -> None:
         self._return_fn = return_fn

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import theseus as th
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from theseus.optimizer import OptimizerInfo
 from theseus.optimizer.linear import LinearSolver
 from torch import Tensor
@@ -31,7 +31,6 @@ from difftori.solvers.solution import (
     SolverOptions,
     autograd_gradient,
 )
-from difftori.solvers.trace import Trace
 
 
 def residual_space_step(
@@ -54,9 +53,57 @@ class ResidualSpaceSolver(LinearSolver):
         super().__init__(objective, linearization_cls=ResidualLinearization)
 
     def solve(  # type: ignore[override]
-        self, damping: float | None = None, **kwargs: Any
+        self, damping: float, **kwargs: Any
     ) -> Float[Tensor, "B D"]:
-        return residual_space_step(self.linearization.J, self.linearization.r, damping or 0.0)
+        return residual_space_step(self.linearization.J, self.linearization.r, damping)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where a run of iterations stands and what it has seen, row by row.
+
+    Squared residuals are halved, as Theseus does.
+    """
+
+    actions: Float[Tensor, "B D"]
+    """the present iterate, with its graph if there is one"""
+    best: Float[Tensor, "B D"]
+    best_err: Float[Tensor, "B"]
+    best_residual: Float[Tensor, "B"]
+    first_residual: Float[Tensor, "B"]
+    last_err: Float[Tensor, "B"]
+    stopped: Bool[Tensor, "B"]
+    iterations: Int[Tensor, "B"]
+
+    @classmethod
+    def start(cls, actions: Float[Tensor, "B D"], residual: Float[Tensor, "B"]) -> "Trace":
+        err, best = residual.square() / 2, actions.detach()
+        stopped, iterations = torch.zeros_like(err).bool(), torch.zeros_like(err).long()
+        return cls(actions, best, err, residual, residual, err, stopped, iterations)
+
+    def see(self, residual: Float[Tensor, "B"]) -> "Trace":
+        """With the residual of ``actions``; of equally good iterates the first is the best."""
+        err = residual.square() / 2
+        better = err < self.best_err
+        return replace(
+            self,
+            best=torch.where(better.unsqueeze(1), self.actions.detach(), self.best),
+            best_err=torch.where(better, err, self.best_err),
+            best_residual=torch.where(better, residual, self.best_residual),
+            last_err=err,
+        )
+
+    def then(self, later: "Trace") -> "Trace":
+        """Two runs as one; Theseus prefers the later of two equally good iterates."""
+        keep = self.best_err < later.best_err
+        return replace(
+            later,
+            best=torch.where(keep.unsqueeze(1), self.best, later.best),
+            best_err=torch.where(keep, self.best_err, later.best_err),
+            best_residual=torch.where(keep, self.best_residual, later.best_residual),
+            first_residual=self.first_residual,
+            iterations=self.iterations + later.iterations,
+        )
 
 
 @dataclass
@@ -99,7 +146,7 @@ class LevenbergMarquardt(th.LevenbergMarquardt):
         self._set(trace.actions, z)  # where Theseus looks for the solution
         trace = before.then(seen) if before else seen
         status = np.full(len(trace.best), th.NonlinearOptimizerStatus.MAX_ITERATIONS)
-        return PlanInfo(best_solution={"actions": trace.best}, status=status, trace=trace)
+        return PlanInfo(best_solution=None, status=status, trace=trace)
 
     def _iterate(self, actions: Float[Tensor, "B D"], z: Float[Tensor, "B Z"], count: int) -> Trace:
         """Up to ``count`` steps; the last iterate is not seen: its residual is not known yet."""

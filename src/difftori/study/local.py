@@ -19,13 +19,13 @@ from types import FrameType
 from typing import Literal
 
 from difftori.checkpoints.lock import holder_of
-from difftori.cli import FAILED_EXIT_CODE, INTERRUPTED_EXIT_CODE
 from difftori.config import ConfigError
 from difftori.monitoring.console import Console
 from difftori.monitoring.status import CONSOLE_FILE, amend_status, first_line, read_status
+from difftori.process import FAILED_EXIT_CODE, INTERRUPTED_EXIT_CODE, RESUME_EXIT_CODE
 from difftori.report.run_state import read_state
 from difftori.study.jobs import TRAIN, Job, is_finished, mark_queued, unmark_queued
-from difftori.training.signals import RESUME_EXIT_CODE, SIGNALS, heard_signals
+from difftori.training.signals import SIGNALS, heard_signals
 
 POLL_SECONDS = 0.1
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")

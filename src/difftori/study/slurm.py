@@ -14,9 +14,9 @@ from typing import Any
 import submitit
 
 from difftori.monitoring.status import CONSOLE_FILE
+from difftori.process import RESUME_EXIT_CODE
 from difftori.report.run_state import listed_slurm_jobs, slurm_job_of
 from difftori.study.jobs import TRAIN, Job, is_finished, mark_queued
-from difftori.training.signals import RESUME_EXIT_CODE
 
 WAIT_FOR_END_SECONDS = 600.0
 CONTINUE = ("resume=true", "overwrite=false")

@@ -17,6 +17,7 @@ from difftori.learning.plan_gradient_ways import PlanGradientWay
 from difftori.model.world_model import WorldModel
 from difftori.monitoring.status import describe_failure
 from difftori.planning.actor import Actor
+from difftori.sections import RunConfig
 from difftori.training.evaluation import close_quietly
 from difftori.training.seeding import derive_seed
 from difftori.training.state import Averages, Counters, OpenEpisode
@@ -45,19 +46,14 @@ class Collector:
     averages: Averages
     """takes what is worth logging of each plan"""
     generator: torch.Generator
-    seed: int
-    """the run's"""
-    seed_steps: int
-    max_nonfinite: int
-    max_failed_episodes: int
-    seed_until_reward: bool = False
-    open: OpenEpisode | None = None
+    run: RunConfig
+    open_episode: OpenEpisode | None = None
 
     def __post_init__(self) -> None:
-        self.nonfinite_plans = NonFiniteCounter("the plan", self.max_nonfinite)
+        self.nonfinite_plans = NonFiniteCounter("the plan", self.run.max_nonfinite)
         self._return_limit = self.actor.return_limit
         """reaching it is warned of, once"""
-        self.planned_from = self.seed_steps
+        self.planned_from = self.run.seed_steps
         """agent step from which episodes are planned"""
         self.saw_reward = False
         """whether rewards differed so far, within an episode or in the sum from the first's"""
@@ -74,13 +70,7 @@ class Collector:
             EpisodeFailedError: the environment failed; ``drop`` the episode.
             NotFiniteError: too many non-finite plans in a row, or a weight is not finite.
         """
-        if self.open is None:
-            counters.episode_start_step = counters.agent_step
-            counters.episode_start_env_step = counters.env_step
-            path = ("episode", counters.episode, counters.dropped_in_a_row)
-            seed = derive_seed(self.seed, *path)
-            self.open = OpenEpisode(seed=seed, obs=[self._reset(seed)])
-        episode = self.open
+        episode = self._begin(counters) if self.open_episode is None else self.open_episode
         assert self.env is not None, "an episode is open without an environment"
         obs = upload(torch.from_numpy(episode.obs[-1]), self.model.device).unsqueeze(0)
         action, carry = self._plan(obs, episode, counters)
@@ -105,15 +95,25 @@ class Collector:
             )
         if not (terminated or truncated):
             return None
-        self.open = None
-        rewards = episode.steps["reward"]
+        self.open_episode = None
+        self._look_for_reward(episode.steps["reward"], counters.agent_step)
+        return episode
+
+    def _begin(self, counters: Counters) -> OpenEpisode:
+        counters.episode_start_step = counters.agent_step
+        counters.episode_start_env_step = counters.env_step
+        seed = derive_seed(self.run.seed, "episode", counters.episode, counters.dropped_in_a_row)
+        self.open_episode = OpenEpisode(seed=seed, obs=[self._reset(seed)])
+        return self.open_episode
+
+    def _look_for_reward(self, rewards: list[float], agent_step: int) -> None:
+        """With ``seed_until_reward`` the first rewards that differ end acting at random."""
         total = float(sum(rewards))
         self._first_return = total if self._first_return is None else self._first_return
         if len(set(rewards)) > 1 or total != self._first_return:
             self.saw_reward = True
-            if self.seed_until_reward:
-                self.planned_from = min(self.planned_from, counters.agent_step)
-        return episode
+            if self.run.seed_until_reward:
+                self.planned_from = min(self.planned_from, agent_step)
 
     def drop(self, counters: Counters, error: EpisodeFailedError) -> None:
         """Forget the open episode and the environment, which failed.
@@ -121,7 +121,7 @@ class Collector:
         Raises EpisodeFailedError after ``max_failed_episodes`` failures in a row.
         """
         self._forget(counters)
-        if counters.dropped_in_a_row >= self.max_failed_episodes:
+        if counters.dropped_in_a_row >= self.run.max_failed_episodes:
             raise EpisodeFailedError(
                 f"{counters.dropped_in_a_row} episodes in a row failed, the last because {error}"
             ) from error
@@ -132,7 +132,7 @@ class Collector:
         counters.env_step = counters.episode_start_env_step
         counters.episodes_dropped += 1
         counters.dropped_in_a_row += 1
-        self.open = None
+        self.open_episode = None
         self.plan_gradient.discard()
         self.close()
 
@@ -141,7 +141,7 @@ class Collector:
 
         False if it does not repeat itself exactly: the episode is dropped then.
         """
-        episode = self.open
+        episode = self.open_episode
         if episode is None:
             return True
         try:
@@ -163,7 +163,7 @@ class Collector:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "open_episode": None if self.open is None else self.open.state_dict(),
+            "open_episode": None if self.open_episode is None else self.open_episode.state_dict(),
             "nonfinite_plans": self.nonfinite_plans.state_dict(),
             "planned_from": self.planned_from,
             "saw_reward": self.saw_reward,
@@ -173,11 +173,13 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the state; the environment follows with ``replay_open_episode``."""
         self.nonfinite_plans.load_state_dict(state["nonfinite_plans"])
-        self.planned_from = state.get("planned_from", self.seed_steps)  # older checkpoints
+        self.planned_from = state.get("planned_from", self.run.seed_steps)  # older checkpoints
         self.saw_reward = state.get("saw_reward", True)  # older checkpoints
         self._first_return = state.get("first_return")  # older checkpoints
         episode = state["open_episode"]
-        self.open = None if episode is None else OpenEpisode.from_state(episode, self.model.device)
+        self.open_episode = (
+            None if episode is None else OpenEpisode.from_state(episode, self.model.device)
+        )
 
     def _reset(self, seed: int) -> np.ndarray:
         try:

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from difftori.config import Config, ConfigError, resolve_device
 from difftori.model.world_model import WorldModel
-from difftori.replay import memory_bytes, slot_bytes
+from difftori.replay.layout import memory_bytes, slot_bytes
 from difftori.types import EnvSpec
 
 EPISODE_HEADER_BYTES = 1024

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from difftori.checkpoints.files import eval_video_path
 from difftori.envs import ControlEnv
 from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
 from difftori.planning.actor import Actor
-from difftori.sections import EvaluationConfig
+from difftori.sections import EvaluationConfig, RunConfig
 from difftori.training.evaluation import FILM_FPS, Evaluation, close_quietly, evaluate
 from difftori.training.seeding import derive_seed
 from difftori.training.state import Counters
@@ -37,20 +36,12 @@ class Evaluator:
     config: EvaluationConfig
     make_env: Callable[[], ControlEnv]
     device: torch.device
-    seed: int
-    """the run's, as the folder is"""
-    folder: Path
+    run: RunConfig
     metrics: Metrics
     console: Console
     envs: list[ControlEnv] = field(default_factory=list)
 
-    def run_if_due(
-        self,
-        counters: Counters,
-        *,
-        elapsed_seconds: Callable[[], float],
-        safe_point: Callable[[], None],
-    ) -> bool:
+    def run_if_due(self, counters: Counters, *, safe_point: Callable[[], None]) -> bool:
         """Evaluate if it is time, and log it; True if the agent is the best so far.
 
         ``safe_point`` is called between steps, and may raise to stop the run: the evaluation is
@@ -79,9 +70,8 @@ class Evaluator:
         if result.successes:
             record["episode_success"] = float(np.mean(result.successes))
             record["episode_success_any"] = float(np.mean(result.successes_any))
-        record["elapsed_seconds"] = elapsed_seconds()
         self.metrics.log(record, "eval")
-        if self.config.save_video and (film := eval_video_path(self.folder, env_step)).exists():
+        if self.config.save_video and (film := self._video_path(env_step)).exists():
             self.metrics.video(film, env_step)
         best = counters.best_reward is None or result.mean_reward > counters.best_reward
         if best and np.isfinite(result.mean_reward):
@@ -109,7 +99,7 @@ class Evaluator:
                 result = evaluate(
                     self.actor,
                     self.envs,
-                    seeds=[derive_seed(self.seed, *path, i) for i in range(count)],
+                    seeds=[derive_seed(self.run.seed, *path, i) for i in range(count)],
                     agent_step=counters.agent_step,
                     update_step=counters.update_step,
                     device=self.device,
@@ -134,13 +124,16 @@ class Evaluator:
         """What takes the pictures, None without; ``films`` ends with an OSError if some lack."""
         if not self.config.save_video:
             return None
-        path = eval_video_path(self.folder, env_step)
+        path = self._video_path(env_step)
         try:
             path.parent.mkdir(exist_ok=True)
             return films.enter_context(video_writer(path, FILM_FPS))
         except OSError as error:
             logger.warning(f"the video cannot be written: {error}")
             return None
+
+    def _video_path(self, env_step: int) -> Path:
+        return self.run.folder / "videos" / f"eval_{env_step:09d}.mp4"
 
     def close(self) -> None:
         for env in self.envs:

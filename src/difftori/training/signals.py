@@ -4,9 +4,6 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-RESUME_EXIT_CODE = 75
-"""EX_TEMPFAIL: the run stopped on request, saved, and goes on with the same command"""
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 

@@ -15,7 +15,6 @@ from difftori.checkpoints.folder import empty, plan_for, refuse_to_touch
 from difftori.checkpoints.lock import RunLockedError, run_lock
 from difftori.checkpoints.published_weights import load_published
 from difftori.checkpoints.tree_file import CheckpointError
-from difftori.cli import FAILED_EXIT_CODE
 from difftori.compiling.compiler import Compiler
 from difftori.compiling.cuda_graphs import CudaGraphs
 from difftori.compiling.float32_matmul import set_tf32
@@ -33,14 +32,16 @@ from difftori.monitoring.provenance import record_session
 from difftori.monitoring.status import State, clear_queued, describe, write_status
 from difftori.monitoring.trackers import start_trackers
 from difftori.planning.actor import Actor
-from difftori.replay import Batches, ReplayBuffer
+from difftori.process import FAILED_EXIT_CODE, RESUME_EXIT_CODE
+from difftori.replay.batches import Batches
+from difftori.replay.buffer import ReplayBuffer
 from difftori.training.allocator import keep_freed_memory
 from difftori.training.collector import Collector, EpisodeFailedError
 from difftori.training.evaluation import refuse_unless_filmed
 from difftori.training.resources import announce
 from difftori.training.scheduled_evaluation import Evaluator
 from difftori.training.seeding import RandomStreams
-from difftori.training.signals import RESUME_EXIT_CODE, StopRequested, StopSignals
+from difftori.training.signals import StopRequested, StopSignals
 from difftori.training.state import Averages
 from difftori.training.trainer import Trainer
 from difftori.types import EnvSpec
@@ -82,10 +83,7 @@ def prepare_process(config: Config) -> None:
     set_tf32(config.run.tf32)
     keep_freed_memory()
     if config.env.modality == "pixels" or config.evaluation.save_video:
-        try:
-            prepare_suite_rendering(config.env.suite)
-        except RuntimeError as error:
-            raise ConfigError(str(error)) from error
+        prepare_suite_rendering(config.env.suite)
 
 
 def _run(config: Config, console: Console, signals: StopSignals) -> int:
@@ -201,11 +199,7 @@ def build_trainer(
             make_env=new_env,
             averages=averages,
             generator=streams.acting,
-            seed=run.seed,
-            seed_steps=run.seed_steps,
-            seed_until_reward=run.seed_until_reward,
-            max_nonfinite=run.max_nonfinite,
-            max_failed_episodes=run.max_failed_episodes,
+            run=run,
         ),
         evaluator=Evaluator(
             actor,
@@ -213,8 +207,7 @@ def build_trainer(
             config.evaluation,
             make_env=new_env,
             device=device,
-            seed=run.seed,
-            folder=run.folder,
+            run=run,
             metrics=metrics,
             console=console,
         ),

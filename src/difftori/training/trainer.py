@@ -5,7 +5,6 @@ written to begin anywhere: ``Counters.phase`` says where.
 """
 
 import logging
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +21,8 @@ from difftori.model.world_model import WorldModel
 from difftori.monitoring.console import Console
 from difftori.monitoring.metrics import Metrics
 from difftori.planning.actor import Actor
-from difftori.replay import Batches, ReplayBuffer
+from difftori.replay.batches import Batches
+from difftori.replay.buffer import ReplayBuffer
 from difftori.training.collector import Collector, EpisodeFailedError
 from difftori.training.scheduled_evaluation import Evaluator
 from difftori.training.seeding import RandomStreams
@@ -58,8 +58,6 @@ class Trainer:
     def __post_init__(self) -> None:
         self.counters = Counters()
         self._last_episode: dict[str, float | None] = {}
-        self._began_at = time.monotonic()
-        self._earlier_seconds = 0.0
 
     # ---- the loop
 
@@ -85,11 +83,7 @@ class Trainer:
             if counters.phase == "updating":
                 self._update_block()
             if counters.phase == "evaluating":
-                best = self.evaluator.run_if_due(
-                    counters,
-                    elapsed_seconds=lambda: self.elapsed_seconds,
-                    safe_point=self._safe_point,
-                )
+                best = self.evaluator.run_if_due(counters, safe_point=self._safe_point)
                 counters.phase = "acting"
                 if best or self.checkpointer.due:
                     self._save(best=best)  # if it fails, no later agent takes its place
@@ -100,19 +94,14 @@ class Trainer:
     def is_complete(self) -> bool:
         """Whether nothing is left to do: no episode is open, and none has to follow."""
         counters = self.counters
-        ended = counters.phase == "acting" and self.collector.open is None
+        ended = counters.phase == "acting" and self.collector.open_episode is None
         return ended and counters.env_step >= self.config.run.train_steps
-
-    @property
-    def elapsed_seconds(self) -> float:
-        """Of training, earlier processes included."""
-        return self._earlier_seconds + time.monotonic() - self._began_at
 
     # ---- acting
 
     def _act_episode(self) -> None:
         counters, collector = self.counters, self.collector
-        is_open = collector.open is not None
+        is_open = collector.open_episode is not None
         if self.config.run.update_within_episode and not is_open:
             self._apply_plan_gradient()  # of the episode before
         start = counters.episode_start_step if is_open else counters.agent_step
@@ -128,8 +117,8 @@ class Trainer:
             self.console.phase_step(counters.agent_step - counters.episode_start_step)
             if episode is not None:
                 self.console.advance(counters.env_step)
-                self._keep(episode)
-            elif collector.open is not None and self._updates_while_acting:
+                self._end_episode(episode)
+            elif collector.open_episode is not None and self._updates_while_acting:
                 self._update_while_acting()
             self._safe_point()
 
@@ -142,10 +131,13 @@ class Trainer:
                 self._update(counters.agent_step - 1, more=left > 0)
 
     def _apply_plan_gradient(self) -> None:
-        """Where updates follow at once: one such step alone may spoil the model for a while."""
+        """One step on the gradient summed over the last episode's plans.
+
+        Updates follow it at once: alone, it may spoil the model for a while.
+        """
         self.averages.add(self.plan_gradient.after_episode(self.counters.agent_step))
 
-    def _keep(self, episode: OpenEpisode) -> None:
+    def _end_episode(self, episode: OpenEpisode) -> None:
         counters = self.counters
         if not self.config.run.update_within_episode:
             self._apply_plan_gradient()
@@ -158,6 +150,7 @@ class Trainer:
         each = self.config.run.updates_per_step
         done = each * max(0, counters.learned_through - counters.episode_start_step)
         counters.updates_planned = each * self._agent_steps_to_learn_from(len(episode))
+        counters.seed_block_done |= counters.updates_planned > 0
         counters.updates_left = max(0, counters.updates_planned - done)
         counters.phase = "updating"
 
@@ -178,7 +171,6 @@ class Trainer:
         if not planned or not self.buffer.can_sample:
             return 0
         if not self.counters.seed_block_done:
-            self.counters.seed_block_done = True
             return self.collector.planned_from or episode_length
         return episode_length
 
@@ -224,7 +216,6 @@ class Trainer:
             "updates_dropped": self.learner.nonfinite.total,
             "plans_not_finite": self.collector.nonfinite_plans.total,
             "episodes_dropped": counters.episodes_dropped,
-            "elapsed_seconds": self.elapsed_seconds,
         }
         self.metrics.log(record, "train")
 
@@ -284,7 +275,6 @@ class Trainer:
         self._last_episode = dict(state["last_episode"])
         self.averages.load_state_dict(state["averages"])
         self.metrics.truncate(state["metrics"]["metrics_records"], self.counters.env_step)
-        self._earlier_seconds = self.metrics.elapsed_seconds
 
     def weights(self) -> dict[str, dict[str, torch.Tensor]]:
         """Model and target with the published names, on the CPU."""

@@ -44,10 +44,7 @@ class ViewOptions(Section):
     def load_agent(self, *, film: bool) -> Agent:
         """The run's agent. Raises ConfigError, also if it is to be filmed and nothing renders."""
         if film:
-            try:
-                prepare_suite_rendering(read_config(self.run).get("suite", ""))
-            except RuntimeError as error:
-                raise ConfigError(str(error)) from error
+            prepare_suite_rendering(read_config(self.run).get("suite", ""))
         agent = load_agent(self.run, self.checkpoint, self.device)
         if film:
             with closing(agent.make_control_env()) as env:

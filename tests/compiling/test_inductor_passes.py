@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from difftori.compiling.sum_fusion import FuseMatmulSums
+from difftori.compiling.inductor_passes import LARGE, CpuPasses, FuseMatmulSums
+
+aten = torch.ops.aten
 
 PARTS = [torch.randn(4, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
 
@@ -55,8 +57,36 @@ def test_sums_of_products_become_one(function: Callable[..., Tensor], products: 
     module.graph.lint()
     module.recompile()
     targets = Counter(node.target for node in module.graph.nodes)
-    assert targets[torch.ops.aten.mm.default] == products
+    assert targets[aten.mm.default] == products
     torch.testing.assert_close(module(*PARTS), function(*PARTS))
     for node in module.graph.nodes:
         if node.op == "call_function":
             assert node.meta["val"].shape is not None
+
+
+def squared_tanh(x: Tensor) -> Tensor:
+    return torch.tanh(x) ** 2
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "replaced"),
+    [
+        (LARGE, torch.float32, True),
+        (LARGE - 1, torch.float32, False),
+        (LARGE, torch.float64, False),
+    ],
+)
+def test_tanh_of_large_float32_tensors_is_replaced(
+    size: int, dtype: torch.dtype, replaced: bool
+) -> None:
+    x = torch.linspace(-20, 20, size, dtype=dtype)
+    module = make_fx(squared_tanh, tracing_mode="fake")(x)
+    CpuPasses()(module.graph)
+    module.graph.lint()
+    module.recompile()
+    targets = Counter(node.target for node in module.graph.nodes)
+    assert targets[aten.tanh.default] == (not replaced)
+    torch.testing.assert_close(module(x), squared_tanh(x), atol=1e-6, rtol=0)
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            assert "val" in node.meta
