@@ -15,8 +15,7 @@ from bench import WAYS, Bench
 from plan_cases import Sides
 from update_cases import new_learner
 
-from difftori.config import resolve_device
-from difftori.devices import make_current
+from difftori.devices import make_current, resolve_device
 
 COUNTED = {
     "launches": ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx"),

@@ -37,8 +37,7 @@ from cases import CPU_ONLY, GPU_ONLY, ROWS
 from machine import thread_counts, timed_ms
 
 from difftori.compiling.float32_matmul import set_tf32
-from difftori.config import resolve_device
-from difftori.devices import make_current
+from difftori.devices import make_current, resolve_device
 from difftori.training.allocator import keep_freed_memory
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from builders import AFTER_SCHEDULES, random_batch, tiny_config, tiny_spec
-from difftori.config import resolve_device
+from difftori.devices import resolve_device
 from difftori.learning import losses
 from difftori.planning.actor import Actor
 from difftori.planning.returns import plan_return

@@ -28,8 +28,8 @@ from difftori.checkpoints.tree_file import CheckpointError, load_tree
 from difftori.compiling.compiler import Compiler
 from difftori.compiling.cuda_graphs import CudaGraphs
 from difftori.compiling.float32_matmul import set_tf32
-from difftori.config import Config, ConfigError, from_flat, plain_defaults, resolve_device
-from difftori.devices import make_current
+from difftori.config import Config, ConfigError, from_flat, plain_defaults
+from difftori.devices import make_current, resolve_device
 from difftori.envs import ControlEnv, make_env
 from difftori.learning.finite import NotFiniteError, check_weights
 from difftori.model.world_model import WorldModel

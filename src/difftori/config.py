@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,9 +29,6 @@ from difftori.sections import (
     TrajectoryConfig,
     WandbConfig,
 )
-
-if TYPE_CHECKING:
-    import torch
 
 
 def backward_iterations(optimizer: str) -> int:
@@ -213,16 +210,6 @@ def plain_defaults() -> dict[str, Any]:
         for key, value in keys.items()
         if key not in ("defaults", "hydra") and "${" not in str(value)
     }
-
-
-def resolve_device(name: str) -> "torch.device":
-    """``auto`` is the GPU where there is one; ``cuda`` is the first, by its number."""
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    # tensors lie on a numbered GPU, and torch's functions for streams and memory ask for the number
-    return torch.device("cuda:0" if name == "cuda" else name)
 
 
 def compose(*overrides: str, **keys: Any) -> Config:

@@ -4,6 +4,14 @@ import torch
 from torch import Tensor
 
 
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is the GPU where there is one; ``cuda`` is the first, by its number."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    # tensors lie on a numbered GPU, and torch's functions for streams and memory ask for the number
+    return torch.device("cuda:0" if name == "cuda" else name)
+
+
 def make_current(device: torch.device) -> None:
     """Let what names no GPU (streams, events, recordings) be on this one."""
     if device.type == "cuda":

@@ -102,7 +102,7 @@ def check_machine(config: "Config", report: Report) -> None:
     import torch
 
     from difftori.compiling.compiler import Compiler
-    from difftori.study.local import usable_cores
+    from difftori.machine import usable_cores
 
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -146,7 +146,7 @@ def check_rendering(config: "Config", report: Report) -> bool:
 def check_folder(config: "Config", report: Report) -> None:
     """What ``train.py`` would do with a run that is in the folder already."""
     from difftori.checkpoints.checkpoint import read_latest
-    from difftori.checkpoints.folder import plan_for
+    from difftori.checkpoints.folder import fate_of
     from difftori.checkpoints.settings import other_settings
     from difftori.checkpoints.tree_file import CheckpointError
 
@@ -156,11 +156,11 @@ def check_folder(config: "Config", report: Report) -> None:
         text = f"{folder} cannot be used: {place} is no folder that can be read and written"
         report.line("fix", "run folder", text)
         return
-    plan = plan_for(config.run)
-    if plan.startswith("refuse"):
+    fate = fate_of(config.run)
+    if fate.startswith("refuse"):
         report.line("fix", "run folder", f"{folder} holds a run: choose another exp_name")
         return
-    if plan == "resume":
+    if fate == "resume":
         try:
             tree = read_latest(folder)
         except CheckpointError as error:
@@ -171,8 +171,8 @@ def check_folder(config: "Config", report: Report) -> None:
             text = f"{folder} holds a run with other settings: {changes}; choose another exp_name"
             report.line("fix", "run folder", text)
             return
-    verdict: Literal["ok", "note"] = "note" if plan == "overwrite" else "ok"
-    report.line(verdict, "run folder", f"{folder}: {plan}")
+    verdict: Literal["ok", "note"] = "note" if fate == "overwrite" else "ok"
+    report.line(verdict, "run folder", f"{folder}: {fate}")
 
 
 def nearest_there(path: Path) -> Path:

@@ -59,7 +59,8 @@ class LocalLauncher(Launcher):
 
         Finished runs count: a study that goes on gives its runs the threads they began with.
         """
-        from difftori.study.local import at_a_time, usable_cores
+        from difftori.machine import usable_cores
+        from difftori.study.local import at_a_time
 
         return max(1, int(usable_cores()) // at_a_time(self.keys["n_jobs"], run_count))
 

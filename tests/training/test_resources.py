@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from builders import tiny_config, tiny_model, tiny_spec
+from difftori import machine
 from difftori.config import ConfigError
-from difftori.training import resources
-from difftori.training.resources import announce, available_memory
+from difftori.machine import available_memory
+from difftori.training.resources import announce
 
 
 @pytest.mark.parametrize(("free_bytes", "fits"), [(10**6, False), (10**12, True)])
@@ -35,7 +36,7 @@ def test_what_others_in_the_container_use_is_not_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files that are cached can make room."""
-    monkeypatch.setattr(resources, "CONTAINER", tmp_path)
+    monkeypatch.setattr(machine, "CONTAINER", tmp_path)
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("700000\n")
     (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 200000\n")

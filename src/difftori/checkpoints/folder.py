@@ -14,7 +14,7 @@ from difftori.sections import RunConfig
 KEPT = (LOCK_FILE, HOLDER_FILE, QUEUED_FILE, CONSOLE_FILE)
 """what stays when a run is overwritten: it belongs to the run that begins"""
 
-FolderPlan = Literal["free", "resume", "restart", "overwrite", "refuse", "refuse ended"]
+Fate = Literal["free", "resume", "restart", "overwrite", "refuse", "refuse ended"]
 """``restart``: it never saved, so that it begins again; ``refuse ended``: it cannot go on"""
 
 
@@ -34,7 +34,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def plan_for(run: RunConfig) -> FolderPlan:
+def fate_of(run: RunConfig) -> Fate:
     """What a command would do with what is in its folder; looks, and changes nothing."""
     folder = run.folder
     saved = any((folder / "checkpoints").glob("step_*"))
@@ -52,13 +52,13 @@ def plan_for(run: RunConfig) -> FolderPlan:
 
 def refuse_to_touch(run: RunConfig) -> None:
     """Raise ConfigError if what is in the run's folder must stay, or cannot go on."""
-    folder, plan = run.folder, plan_for(run)
-    if plan == "refuse ended":
+    folder, fate = run.folder, fate_of(run)
+    if fate == "refuse ended":
         raise ConfigError(
             f"{folder} holds a run whose checkpoints are gone, which cannot go on; "
             "use another exp_name, or resume=false overwrite=true"
         )
-    if plan == "refuse":
+    if fate == "refuse":
         raise ConfigError(
             f"{folder} holds a run; resume=true goes on with it, "
             "resume=false overwrite=true deletes it"

@@ -20,6 +20,7 @@ from typing import Literal
 
 from difftori.checkpoints.lock import holder_of
 from difftori.config import ConfigError
+from difftori.machine import usable_cores, visible_gpus
 from difftori.monitoring.console import Console
 from difftori.monitoring.status import CONSOLE_FILE, amend_status, first_line, read_status
 from difftori.process import FAILED_EXIT_CODE, INTERRUPTED_EXIT_CODE, RESUME_EXIT_CODE
@@ -28,7 +29,6 @@ from difftori.study.jobs import TRAIN, Job, is_finished, mark_queued, unmark_que
 from difftori.training.signals import SIGNALS, heard_signals
 
 POLL_SECONDS = 0.1
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 NOT_YET_LISTENING = {INTERRUPTED_EXIT_CODE, *(-number for number in SIGNALS)}
 """exit codes of a process that was asked to stop while it was importing"""
 State = Literal["done", "stopped", "failed", "running"]
@@ -215,22 +215,3 @@ def at_a_time(n_jobs: object, run_count: int) -> int:
     if type(n_jobs) is not int:
         raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: expected a whole number")
     return min(run_count, n_jobs if n_jobs > 0 else max(1, int(usable_cores())))
-
-
-def usable_cores() -> float:
-    """Cores that this process may use: fewer than the machine has in a container or a job."""
-    cores: float = len(os.sched_getaffinity(0))
-    try:
-        quota, period = CPU_QUOTA.read_text().split()
-        return min(cores, int(quota) / int(period))
-    except (OSError, ValueError):  # no quota
-        return cores
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = torch.cuda.device_count()
-    return named.split(",")[:found] if named else [str(index) for index in range(found)]

@@ -2,22 +2,19 @@
 
 import logging
 import math
-import re
-from contextlib import suppress
-from pathlib import Path
 
 import torch
 from rich.filesize import decimal
 
-from difftori.config import Config, ConfigError, resolve_device
+from difftori.config import Config, ConfigError
+from difftori.devices import resolve_device
+from difftori.machine import available_memory
 from difftori.model.world_model import WorldModel
 from difftori.replay.layout import memory_bytes, slot_bytes
 from difftori.types import EnvSpec
 
 EPISODE_HEADER_BYTES = 1024
 """about, of an episode's file"""
-CONTAINER = Path("/sys/fs/cgroup")
-"""what a container may use, and uses"""
 
 logger = logging.getLogger(__name__)
 
@@ -106,21 +103,3 @@ def disk_bytes(config: Config, spec: EnvSpec, model: WorldModel) -> int:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     replay = (steps + episodes) * slot_bytes(spec) + episodes * EPISODE_HEADER_BYTES
     return replay + 3 * (7 * weights + 16 * steps)
-
-
-def available_memory(device: torch.device) -> int | None:
-    """Bytes that can be had there without swapping; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    found = re.search(r"MemAvailable: *(\d+) kB", text)
-    limits = [int(found[1]) * 1024] if found else []
-    with suppress(OSError, ValueError):  # no limit
-        limit = int((CONTAINER / "memory.max").read_text())
-        used = int((CONTAINER / "memory.current").read_text())
-        cached = re.search(r"(?m)^inactive_file (\d+)$", (CONTAINER / "memory.stat").read_text())
-        limits.append(max(0, limit - used + (int(cached[1]) if cached else 0)))
-    return min(limits, default=None)

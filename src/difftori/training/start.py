@@ -11,15 +11,15 @@ from omegaconf import DictConfig
 
 from difftori.checkpoints.checkpoint import Checkpointer
 from difftori.checkpoints.files import write_bytes
-from difftori.checkpoints.folder import empty, plan_for, refuse_to_touch
+from difftori.checkpoints.folder import empty, fate_of, refuse_to_touch
 from difftori.checkpoints.lock import RunLockedError, run_lock
 from difftori.checkpoints.published_weights import load_published
 from difftori.checkpoints.tree_file import CheckpointError
 from difftori.compiling.compiler import Compiler
 from difftori.compiling.cuda_graphs import CudaGraphs
 from difftori.compiling.float32_matmul import set_tf32
-from difftori.config import Config, ConfigError, from_hydra, resolve_device
-from difftori.devices import make_current
+from difftori.config import Config, ConfigError, from_hydra
+from difftori.devices import make_current, resolve_device
 from difftori.envs import ControlEnv, make_env
 from difftori.envs.rendering import prepare_suite_rendering
 from difftori.learning.finite import NotFiniteError
@@ -248,7 +248,7 @@ def _restore(trainer: Trainer) -> None:
     A run that is to be overwritten is deleted.
     """
     run = trainer.config.run
-    overwrites = plan_for(run) == "overwrite"
+    overwrites = fate_of(run) == "overwrite"
     tree = None if overwrites else trainer.checkpointer.latest()
     if tree is None:
         if run.start_from is not None:
