@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from difftori.config import ConfigError
+from difftori.process import quietly_interruptible
 from runs import run_debug
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,3 +114,13 @@ def test_scoring_what_is_not_there(tmp_path: Path) -> None:
         done = run("evaluate.py", *arguments)
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_ctrl_c_is_one_word_and_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        quietly_interruptible(main)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

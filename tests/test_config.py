@@ -120,6 +120,21 @@ def test_the_discount_follows_the_length_of_episodes(
     assert run.learner.discount == pytest.approx(discount)
 
 
+@pytest.mark.parametrize("repeat", [1, 2, 4, 8])
+def test_the_small_presets_schedules_count_env_steps(repeat: int) -> None:
+    run = compose("preset=small", action_repeat=repeat)
+    assert run.run.seed_steps * repeat == 4_000
+    assert run.flat()["theseus_start_step"] * repeat == 10_000
+    for schedule in (run.actor.horizon_schedule, run.actor.std_schedule):
+        assert isinstance(schedule, Schedule)
+        assert schedule.duration * repeat == 12_000
+
+
+def test_rewards_of_gymnasium_alone_are_normalized() -> None:
+    assert compose("task=gym", "env_id=Hopper-v5").model.normalize_rewards
+    assert not compose("task=cup-catch").model.normalize_rewards
+
+
 def test_choices_are_named() -> None:
     with pytest.raises(ConfigError, match=r"state.*pixels"):
         change(modality="smell")

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from difftori.config import config_keys
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +27,6 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_from_thirty_lines_to_an_agent_a_video_a_plot_and_a_loop(tmp_path: Path) -> None:
     for name in ("soft_landing.py", "fly.py"):
         (tmp_path / name).write_bytes((EXAMPLES / name).read_bytes())

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from difftori.config import CONFIG_DIR
 from runs import run_debug, run_folder
 
@@ -19,7 +17,6 @@ def compare(run: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(word) for word in command], capture_output=True, text=True)
 
 
-@pytest.mark.slow
 def test_a_row_for_each_planner_and_size_of_batch(tmp_path: Path) -> None:
     assert run_debug(tmp_path, "mode=default") == 0
     sizes = ("--steps", 2, "--horizons", 2, "--episodes", 2)

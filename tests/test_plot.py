@@ -24,14 +24,33 @@ def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_pictures_and_tables_are_written_and_named(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
+def make_run(folder: Path, rows: str) -> None:
+    folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
-        "{task: cup-catch, modality: state, mode: default, exp_name: e, seed: 1, "
-        "suite: dmcontrol, train_steps: 20, eval_freq: 10}"
+        "{task: cup-catch, modality: state, mode: default, exp_name: e, "
+        f"seed: {folder.name}, suite: dmcontrol, train_steps: 20, eval_freq: 10}}"
     )
-    (folder / "eval.csv").write_text("env_step,episode_reward,episode_success\n10,5.0,\n20,7.0,\n")
+    (folder / "eval.csv").write_text(f"env_step,episode_reward,episode_success\n{rows}")
+
+
+def test_published_curves_beside_runs_less_the_short_ones(tmp_path: Path) -> None:
+    make_run(tmp_path / "logs/1", "10,5.0,\n20,7.0,\n")
+    make_run(tmp_path / "logs/2", "10,5.0,\n")
+    published = tmp_path / "published.csv"
+    rows = [f"{name},cup-catch,state,{step},3" for name in ("A", "B1") for step in (10, 20)]
+    published.write_text("\n".join(["method,task,modality,env_step,mean", *rows]) + "\n")
+    options = ("--drop-short", "--published", f"{published}", "--published-methods", "B*")
+    done = plot(f"{tmp_path}/logs", "--out", f"{tmp_path}/out", *options)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out/returns-dmcontrol-state.md").read_text()
+    assert "B1 (published)" in page
+    assert "A (published)" not in page
+    assert "| cup-catch | 20 | 7 | 3 |" in page
+
+
+def test_pictures_and_tables_are_written_and_named(tmp_path: Path) -> None:
+    folder = tmp_path / "1"
+    make_run(folder, "10,5.0,\n20,7.0,\n")
     options = ("--metric", "iqm", "--at", "15,9k")
     done = plot(f"our arm={folder}", "--out", f"{tmp_path}/out", *options)
     assert done.returncode == 0, done.stderr

@@ -38,21 +38,30 @@ def refuse_unknown_words(arguments: Sequence[str], config_name: str = "default")
         if key not in keys - {"defaults", "hydra"} and not key.startswith("hydra."):
             fail(unknown_key(key, keys, f"{config_name}.yaml"))
         override = _parse(argument)
-        if override.is_sweep_override() and not options.multirun:
-            fail(f"{argument} is a list, and each value makes a run: many runs need -m")
-        if override.is_interval_sweep():
-            fail(f"{argument}: an interval does not say which runs; choice(a, b) and range do")
-        if "(" not in value:
-            choices = value.split(",")
-        elif override.value_type is ValueType.CHOICE_SWEEP:
-            choices = list(override.sweep_string_iterator())
-        else:  # other functions, such as glob(*), are Hydra's to read
-            choices = []
-        for choice in choices if key in groups else []:
-            if choice.strip("'\" ") not in groups[key]:
-                near = difflib.get_close_matches(choice, groups[key], n=3, cutoff=0.6)
-                hint = f"did you mean {', '.join(near)}? " if near else ""
-                fail(f"{key}={choice}: {hint}choose from {', '.join(groups[key])}")
+        _refuse_unreadable_sweep(argument, override, multirun=options.multirun)
+        if key in groups:
+            _refuse_unknown_choice(key, value, override, groups[key])
+
+
+def _refuse_unreadable_sweep(argument: str, override: Override, *, multirun: bool) -> None:
+    if override.is_sweep_override() and not multirun:
+        fail(f"{argument} is a list, and each value makes a run: many runs need -m")
+    if override.is_interval_sweep():
+        fail(f"{argument}: an interval does not say which runs; choice(a, b) and range do")
+
+
+def _refuse_unknown_choice(key: str, value: str, override: Override, known: list[str]) -> None:
+    if "(" not in value:
+        choices = value.split(",")
+    elif override.value_type is ValueType.CHOICE_SWEEP:
+        choices = list(override.sweep_string_iterator())
+    else:  # other functions, such as glob(*), are Hydra's to read
+        return
+    for choice in choices:
+        if choice.strip("'\" ") not in known:
+            near = difflib.get_close_matches(choice, known, n=3, cutoff=0.6)
+            hint = f"did you mean {', '.join(near)}? " if near else ""
+            fail(f"{key}={choice}: {hint}choose from {', '.join(known)}")
 
 
 def _parse(argument: str) -> Override:

@@ -25,7 +25,6 @@ def comparisons() -> dict[str, dict[str, float]]:
     return {line.pop("name"): line for line in lines}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("by", ["", " by the real compiler"])
 @pytest.mark.parametrize(
     ("name", "graphs"), [("plan", 2), ("trust region", 2), ("sampling planner", 1), ("update", 2)]

@@ -43,6 +43,13 @@ def test_checkpoints_copied_from_another_run_are_refused(
     assert sorted(folder.rglob("*")) == before
 
 
+def test_another_eval_freq_is_refused(tmp_path: Path, short_run: Path) -> None:
+    """Its evaluations would be at other steps."""
+    log_dir = Path(shutil.copytree(short_run, tmp_path / "copy"))
+    with pytest.raises(ConfigError, match="eval_freq"):
+        run_debug(log_dir, ONE_EPISODE, "eval_freq=64")
+
+
 def test_another_format_is_refused_by_its_number(
     tmp_path: Path, short_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

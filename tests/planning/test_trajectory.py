@@ -1,5 +1,3 @@
-from dataclasses import asdict
-
 import pytest
 import torch
 from planning_fakes import LinearModel, TargetModel
@@ -131,13 +129,6 @@ def test_plans_improve_the_policys_return() -> None:
         stats = plan(model, config.trajectory, random_obs(4)).stats
         assert (stats["plan_return_after"] > stats["plan_return_before"]).all()
         assert (stats["plan_iterations"] > 0).all()
-
-
-def test_options_come_from_the_config_by_name() -> None:
-    config = tiny_config(damping=0.7, step_size=0.02, value_offset=50.0, max_iterations=9)
-    (solver,) = TrajectoryPlanner(TargetModel([0.0]), config.trajectory)._solvers.values()
-    options = asdict(solver._options)
-    assert options == {name: getattr(config.trajectory, name) for name in options}
 
 
 @pytest.mark.parametrize("solver", ["residual", "published"])

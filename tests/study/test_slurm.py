@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import submitit
 import yaml
+from hydra import compose, initialize_config_dir
 
+from builders import tiny_config
 from difftori.config import CONFIG_DIR, ConfigError
 from difftori.monitoring.status import read_status
 from difftori.report.run_state import slurm_job_of
@@ -130,3 +132,36 @@ def test_every_key_of_the_launcher_has_a_comment() -> None:
     keys = set(yaml.safe_load(text)) - {"defaults", "_target_"}
     commented = {line.partition(":")[0] for line in text.splitlines() if " #" in line}
     assert keys <= commented
+
+
+def test_a_study_is_one_array_with_the_launchers_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second study leaves what is in the queue alone."""
+    commands = {
+        "squeue": f"cat {tmp_path}/queue 2>/dev/null",
+        "srun": "",
+        "sbatch": f'cp "$1" {tmp_path}/script; echo >> {tmp_path}/calls; echo job 41',
+    }
+    for name, text in commands.items():
+        command = tmp_path / "bin" / name
+        command.parent.mkdir(exist_ok=True)
+        command.write_text(f"#!/bin/sh\n{text}\nexit 0\n")
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    words = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu"]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        keys = compose("default", words, return_hydra_config=True).hydra.launcher
+    launcher = SlurmLauncher(**{key: value for key, value in keys.items() if key != "_target_"})
+    configs = [tiny_config(log_dir=str(tmp_path / "logs"), seed=seed) for seed in (1, 2, 3)]
+    jobs = [Job((f"seed={config.run.seed}",), config) for config in configs]
+    slurm.submit(jobs, launcher.keys)
+    script = (tmp_path / "script").read_text()
+    wanted = ["--array=0-2%3", "--partition=gpu", "--time=240", "--signal=USR2@120", "--requeue"]
+    for text in [*wanted, "export PYTHONPATH", 'trap "" USR2']:
+        assert text in script
+    assert [slurm_job_of(job.folder) for job in jobs] == ["41_0", "41_1", "41_2"]
+    (tmp_path / "queue").write_text("".join(f"41_{index} PENDING\n" for index in range(3)))
+    slurm.submit(jobs, launcher.keys)
+    assert (tmp_path / "calls").read_text().count("\n") == 1

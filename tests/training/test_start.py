@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import imageio.v2 as imageio
 import pytest
 import torch
 
+from difftori import load_agent
 from difftori.checkpoints.checkpoint import Checkpointer
 from difftori.checkpoints.tree_file import load_tree
 from difftori.config import ConfigError
@@ -76,10 +78,11 @@ def test_what_a_run_hands_from_part_to_part(
     assert all(len(new.unique()) > 1 for new in priorities)
 
 
-def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    whole, resumed, mode = tmp_path / "whole", tmp_path / "resumed", "mode=back_plan_per_step"
+@pytest.mark.parametrize("mode", ["back_plan_per_step", "back_plan_replay"])
+def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path, mode: str) -> None:
+    whole, resumed, mode = tmp_path / "whole", tmp_path / "resumed", f"mode={mode}"
     assert run_debug(whole, mode) == 0
-    assert run_debug(resumed, mode, f"train_steps={2 * EPISODE_ENV_STEPS}") == 0
+    assert run_debug(resumed, mode, f"train_steps={3 * EPISODE_ENV_STEPS}") == 0
     assert run_debug(resumed, mode) == 0
     assert fingerprint(run_folder(resumed)) == fingerprint(run_folder(whole))
 
@@ -113,6 +116,39 @@ def test_updates_within_the_episode_are_as_many_as_at_its_end(tmp_path: Path) ->
         (last,) = sorted((run_folder(folder) / "checkpoints").glob("step_*"))[-1:]
         assert load_tree(last)["counters"]["update"] == 3 * 2 * 16
     assert counts == [[0, 32, 32, 32]] * 2
+
+
+def test_an_episode_that_begins_at_random_stays_random(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``seed_steps`` falls into the second episode."""
+    explored, act = [], Actor.act
+
+    def watched(self: Actor, *arguments: Any, **keys: Any) -> Any:
+        explored.append(keys["explore"])
+        return act(self, *arguments, **keys)
+
+    monkeypatch.setattr(Actor, "act", watched)
+    assert run_debug(tmp_path, "mode=default", "seed_steps=20") == 0
+    train = records(run_folder(tmp_path), "train")
+    assert [r["planner"] for r in train] == ["random", "random", "mppi", "mppi"]
+    assert [r["updates"] for r in train] == [0, 0, 20, 16]
+    assert sum(explored) == 2 * 16
+
+
+def test_a_film_of_each_evaluation_and_the_best_agent_are_kept(tmp_path: Path) -> None:
+    point = ("suite=integrator", "domain=point-2d", "domain_task=16-steps", "action_repeat=1")
+    assert run_debug(tmp_path, "mode=default", "save_video=true", *point) == 0
+    folder = run_folder(tmp_path)
+    evaluations = records(folder, "eval")
+    films = sorted((folder / "videos").iterdir())
+    assert [film.name for film in films] == [f"eval_{r['env_step']:09d}.mp4" for r in evaluations]
+    for film in films:
+        with imageio.get_reader(film) as reader:
+            assert sum(1 for _ in reader.iter_data()) == 17
+    best = load_agent(folder, folder / "checkpoints" / "best.safetensors", "cpu")
+    highest = max(evaluations, key=lambda r: r["episode_reward"])
+    assert best.trained.env_step == highest["env_step"]
 
 
 @pytest.mark.parametrize(("task", "at_random"), [("cartpole-swingup", 1), ("finger-spin", 3)])
@@ -256,8 +292,8 @@ def test_the_plans_gradient_is_applied_where_updates_follow(tmp_path: Path, with
 def test_a_checkpoint_that_is_due_does_not_wait_for_the_episodes_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("agent=tuned", "save_every_minutes=1e-9")
-    assert run_debug(tmp_path / "once", "agent=tuned") == 0
+    words = ("agent=tuned", f"train_steps={2 * EPISODE_ENV_STEPS}")
+    assert run_debug(tmp_path / "once", *words) == 0
     within = []
     save = Checkpointer.save
 
@@ -266,8 +302,8 @@ def test_a_checkpoint_that_is_due_does_not_wait_for_the_episodes_end(
         return save(self, number, tree, buffer, **how)
 
     monkeypatch.setattr(Checkpointer, "save", watched)
-    assert run_debug(tmp_path / "often", *words) == 0
-    assert sum(within) == 4 * 15  # after each step of the four episodes but the last
+    assert run_debug(tmp_path / "often", *words, "save_every_minutes=1e-9") == 0
+    assert sum(within) == 2 * 15  # after each step of both episodes but the last
     assert fingerprint(run_folder(tmp_path / "often")) == fingerprint(run_folder(tmp_path / "once"))
 
 
@@ -330,3 +366,15 @@ def assert_equal_weights(first: Path, second: Path) -> None:
     for network, state in one.items():
         for name, tensor in state.items():
             assert torch.equal(tensor, other[network][name]), f"{network} {name}"
+
+    def test_layer_norm_fits_only_a_model_that_has_it(self, tmp_path: Path) -> None:
+        words = ("mode=default", f"train_steps={EPISODE_ENV_STEPS}")
+        assert run_debug(tmp_path / "plain", *words) == 0
+        assert run_debug(tmp_path / "norm", *words, "layer_norm=true") == 0
+        plain, norm = (
+            f"start_from={run_folder(tmp_path / name) / 'models' / 'model.pt'}"
+            for name in ("plain", "norm")
+        )
+        assert run_debug(tmp_path / "again", *words, "layer_norm=true", norm) == 0
+        with pytest.raises(ConfigError, match="size mismatch"):
+            run_debug(tmp_path / "refused", *words, "layer_norm=true", plain)

@@ -18,7 +18,7 @@ from difftori.viewing.watch_run import watch_run
 from difftori.viewing.window import Window, WindowClosedError
 from runs import run_debug, run_folder
 
-STEPS = 16
+STEPS = 8
 POINT = ("suite=integrator", "domain=point-2d", f"domain_task={STEPS}-steps", "action_repeat=1")
 
 
