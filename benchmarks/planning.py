@@ -158,7 +158,6 @@ def arguments_of_command() -> argparse.Namespace:
     add("--steps", type=int, default=16, help="agent steps of each of ten streams")
     add("--episodes", type=int, default=10, help="real episodes; 0: none")
     add("--keys", nargs="*", default=[], metavar="KEY=VALUE", help="of a run, for the planners")
-    add("--json", type=Path, metavar="FILE", help="write the rows there")
     add("--out", type=Path, metavar="FOLDER", help="write table, rows and picture there")
     arguments = parser.parse_args()
     if "mppi" not in arguments.planners:
@@ -184,21 +183,19 @@ def main() -> None:
             observations = streams(agent, arguments.steps)
             for horizon in arguments.horizons:
                 table += measure(agent, observations, horizon, arguments, progress)
-                save(table, arguments)
+                if arguments.out:
+                    save(table, arguments.out)
     print(markdown(table))
 
 
-def save(table: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
-    lines = "[\n" + ",\n".join(json.dumps(row) for row in table) + "\n]\n"
-    if arguments.json:
-        arguments.json.write_text(lines)
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "planning.md").write_text(markdown(table))
-        (arguments.out / "planning.json").write_text(lines)
-        frame = pd.DataFrame(table)
-        frame.to_csv(arguments.out / "planning.csv", index=False)
-        picture(frame, arguments.out / "planning.png")
+def save(table: list[dict[str, Any]], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "planning.md").write_text(markdown(table))
+    rows = ",\n".join(json.dumps(row) for row in table)
+    (folder / "planning.json").write_text(f"[\n{rows}\n]\n")
+    frame = pd.DataFrame(table)
+    frame.to_csv(folder / "planning.csv", index=False)
+    picture(frame, folder / "planning.png")
 
 
 if __name__ == "__main__":

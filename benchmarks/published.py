@@ -141,18 +141,12 @@ class Agent:
         lr = self.config.lr(0)
         self.model_optimizer = torch.optim.Adam(model.model_parameters(), lr=lr)
         self.policy_optimizer = torch.optim.Adam(model.policy_parameters(), lr=lr)
-        self.plan_optimizer = torch.optim.Adam(model.plan_parameters(), lr=lr)
 
     def plan_loss(self, obs: Tensor, planned_action: Tensor) -> float:
         """Adds the loss's gradient to the parameters' ``grad``."""
         loss = -torch.minimum(*self.model.q_obs(obs, planned_action)).mean()
         loss.backward()
         return loss.item()
-
-    def apply_plan_gradient(self) -> None:
-        nn.utils.clip_grad_norm_(self.model.plan_parameters(), 100)
-        self.plan_optimizer.step()
-        self.model.zero_grad()
 
     def update(self, batch: Batch, step: int) -> tuple[dict[str, float], Tensor]:
         model, target, config = self.model, self.target, self.config

@@ -11,7 +11,6 @@ that are measured at the start (``machine.py``).
 """
 
 import argparse
-import copy
 import json
 import logging
 import math
@@ -163,7 +162,7 @@ def main() -> None:
         if arguments.profiles:
             (arguments.profiles / f"profile-{name}.txt").write_text(profile(case))
         if arguments.json:
-            numbers = {case.name: vars(copy.copy(row)) for case, row in done}
+            numbers = {case.name: vars(row) for case, row in done}
             arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")
     console.print(table(done))
 
