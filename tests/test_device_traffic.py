@@ -122,7 +122,7 @@ def act(actor: Actor, carry: Tensor | None = None, differentiate: bool = False) 
 def test_a_plan_waits_for_nothing(
     traffic: Traffic, mode: str, graphs: bool, expected: Count, most_launches: int
 ) -> None:
-    config = tiny_config(f"mode={mode}", max_iterations=ITERATIONS, seed_steps=0)
+    config = tiny_config(f"mode={mode}", max_iterations=ITERATIONS)
     model = WorldModel(tiny_spec(), config.model)
     actor = new_actor(model, config, graphs)
     with on_gpu(traffic, model):

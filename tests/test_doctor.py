@@ -11,10 +11,9 @@ import pytest
 
 from difftori import doctor
 from difftori.config import compose
-from runs import run_debug
+from runs import POINT, run_debug
 
 ROOT = Path(__file__).resolve().parents[1]
-POINT = ("suite=integrator", "domain=point-2d", "domain_task=16-steps", "action_repeat=1")
 # a broken package raises whatever it likes when it is imported
 HIDE = """
 import os, sys

@@ -1,4 +1,4 @@
-"""Moving numbers between CPU and GPU so that neither waits for the other without need."""
+"""Devices by name, and moving numbers so that neither CPU nor GPU waits without need."""
 
 import torch
 from torch import Tensor

@@ -1,7 +1,8 @@
 """The sections of a config: which keys there are, their types and their ranges.
 
-Each key is commented, with its unit, in ``cfgs/default.yaml``. Keys with a default here are younger
-than some runs, which can still be evaluated.
+Each key is commented, with its unit, in ``cfgs/default.yaml``. A key that is younger than a run had
+its value of that file in it (``config.plain_defaults``); those with a default here are young keys
+whose value there refers to other keys.
 """
 
 import json

@@ -18,8 +18,7 @@ from difftori.report.run_state import slurm_job_of
 from difftori.study import slurm
 from difftori.study.jobs import TRAIN, Job, mark_queued
 from hydra_plugins.difftori_launchers import SlurmLauncher
-
-POINT = ("suite=integrator", "domain=point-2d", "domain_task=16-steps", "action_repeat=1")
+from runs import POINT
 
 
 def wait_for(condition: Callable[[], bool], job: "submitit.Job[None]") -> None:

@@ -4,8 +4,7 @@ import pytest
 
 from difftori.config import compose
 from difftori.training import estimate
-
-POINT = ("suite=integrator", "domain=point-2d", "domain_task=16-steps", "action_repeat=1")
+from runs import POINT
 
 
 def test_a_phase_is_timed_without_its_first_step() -> None:

@@ -1,6 +1,7 @@
 """Whole runs: what they leave on disk, and that they can be resumed to the bit."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from difftori.replay.buffer import ReplayBuffer
 from difftori.training import scheduled_evaluation
 from difftori.training.evaluation import Evaluation
 from difftori.training.signals import StopSignals
-from runs import fingerprint, records, run_debug, run_folder
+from runs import POINT, fingerprint, records, run_debug, run_folder
 
 MODES = ("default", "theseus_forward", "back_plan", "back_plan_per_step", "back_plan_replay")
 EPISODE_ENV_STEPS = 128
@@ -48,6 +49,19 @@ def test_a_debug_run_goes_through_every_phase(tmp_path: Path, mode: str) -> None
     assert all(torch.isfinite(tensor).all() for tensor in weights["model"].values())
 
 
+def spy_on(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, note: Callable[..., object]
+) -> None:
+    """Call ``note`` with the arguments of each call of a method."""
+    method = getattr(owner, name)
+
+    def watched(self: Any, *arguments: Any, **keys: Any) -> Any:
+        note(*arguments, **keys)
+        return method(self, *arguments, **keys)
+
+    monkeypatch.setattr(owner, name, watched)
+
+
 def test_what_a_run_hands_from_part_to_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,15 +70,7 @@ def test_what_a_run_hands_from_part_to_part(
     observed: list[int] = []
     priorities: list[torch.Tensor] = []
 
-    def spy(owner: type, name: str, note: Callable[..., object]) -> None:
-        method = getattr(owner, name)
-
-        def watched(self: Any, *arguments: Any, **keys: Any) -> Any:
-            note(*arguments, **keys)
-            return method(self, *arguments, **keys)
-
-        monkeypatch.setattr(owner, name, watched)
-
+    spy = partial(spy_on, monkeypatch)
     spy(Actor, "act", lambda obs, **how: acted.append((how["explore"], how["update_step"])))
     spy(WorldModel, "observe", lambda obs, reward: observed.append(len(obs)))
     spy(ReplayBuffer, "update_priorities", lambda index, new: priorities.append(new))
@@ -122,13 +128,8 @@ def test_an_episode_that_begins_at_random_stays_random(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``seed_steps`` falls into the second episode."""
-    explored, act = [], Actor.act
-
-    def watched(self: Actor, *arguments: Any, **keys: Any) -> Any:
-        explored.append(keys["explore"])
-        return act(self, *arguments, **keys)
-
-    monkeypatch.setattr(Actor, "act", watched)
+    explored: list[bool] = []
+    spy_on(monkeypatch, Actor, "act", lambda obs, **how: explored.append(how["explore"]))
     assert run_debug(tmp_path, "mode=default", "seed_steps=20") == 0
     train = records(run_folder(tmp_path), "train")
     assert [r["planner"] for r in train] == ["random", "random", "mppi", "mppi"]
@@ -137,8 +138,7 @@ def test_an_episode_that_begins_at_random_stays_random(
 
 
 def test_a_film_of_each_evaluation_and_the_best_agent_are_kept(tmp_path: Path) -> None:
-    point = ("suite=integrator", "domain=point-2d", "domain_task=16-steps", "action_repeat=1")
-    assert run_debug(tmp_path, "mode=default", "save_video=true", *point) == 0
+    assert run_debug(tmp_path, "mode=default", "save_video=true", *POINT) == 0
     folder = run_folder(tmp_path)
     evaluations = records(folder, "eval")
     films = sorted((folder / "videos").iterdir())
@@ -294,14 +294,12 @@ def test_a_checkpoint_that_is_due_does_not_wait_for_the_episodes_end(
 ) -> None:
     words = ("agent=tuned", f"train_steps={2 * EPISODE_ENV_STEPS}")
     assert run_debug(tmp_path / "once", *words) == 0
-    within = []
-    save = Checkpointer.save
+    within: list[bool] = []
 
-    def watched(self: Checkpointer, number: int, tree: Any, buffer: Any, **how: bool) -> bool:
+    def note(number: int, tree: Any, buffer: Any, **how: bool) -> None:
         within.append(tree["collector"]["open_episode"] is not None)
-        return save(self, number, tree, buffer, **how)
 
-    monkeypatch.setattr(Checkpointer, "save", watched)
+    spy_on(monkeypatch, Checkpointer, "save", note)
     assert run_debug(tmp_path / "often", *words, "save_every_minutes=1e-9") == 0
     assert sum(within) == 2 * 15  # after each step of both episodes but the last
     assert fingerprint(run_folder(tmp_path / "often")) == fingerprint(run_folder(tmp_path / "once"))

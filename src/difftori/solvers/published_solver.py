@@ -14,7 +14,7 @@ from difftori.solvers.solution import ReturnFunction, Solution, SolverOptions
 
 
 class PublishedSolver:
-    """Where Cholesky fails, the plan does."""
+    """A layer for each call of ``solve``; a failure of Cholesky is a status."""
 
     def __init__(self, return_fn: ReturnFunction, options: SolverOptions) -> None:
         self._return_fn = return_fn

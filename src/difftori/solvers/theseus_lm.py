@@ -52,9 +52,7 @@ class ResidualSpaceSolver(LinearSolver):
     def __init__(self, objective: th.Objective, **kwargs: Any) -> None:
         super().__init__(objective, linearization_cls=ResidualLinearization)
 
-    def solve(  # type: ignore[override]
-        self, damping: float, **kwargs: Any
-    ) -> Float[Tensor, "B D"]:
+    def solve(self, damping: float, **_: Any) -> Float[Tensor, "B D"]:  # type: ignore[override]
         return residual_space_step(self.linearization.J, self.linearization.r, damping)
 
 
