@@ -6,11 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from difftori.config import config_keys
-
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-PAGE = (ROOT / "docs" / "your-environment.md").read_text()
 
 
 def run(folder: Path, *command: str) -> str:
@@ -42,10 +39,3 @@ def test_from_thirty_lines_to_an_agent_a_video_a_plot_and_a_loop(tmp_path: Path)
     lines = run(tmp_path, "fly.py", str(logs)).splitlines()
     assert len(lines) == 5
     assert all(re.match(r"episode \d: return -?\d+\.\d+, soft landing: ", line) for line in lines)
-
-
-def test_the_page_names_only_keys_and_files_that_exist() -> None:
-    for key in re.findall(r"`([a-z_]+)=", PAGE):
-        assert key in config_keys() | {"PYTHONPATH"}, key
-    for path in re.findall(r"\]\(([^)#:]+)\)", PAGE):
-        assert (ROOT / "docs" / path).exists(), path
