@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,23 @@ def test_a_terminal_that_is_closed_does_not_end_the_run() -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "reached the end" in err
+
+
+def test_a_terminal_that_is_closed_as_the_run_begins_does_not_end_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = pty.openpty()
+    terminal = os.fdopen(theirs, "w")
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", terminal)
+        patched.setenv("FORCE_COLOR", "1")  # it was a terminal when it was asked
+        console = Console()
+        os.close(ours)
+        with console:
+            console.start(1000, "env steps", 0)
+            logger.info("a line")
+    with suppress(OSError):  # what could not be written
+        terminal.close()
 
 
 @pytest.mark.skipif(

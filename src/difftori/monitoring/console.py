@@ -100,6 +100,11 @@ class Console(logging.Handler):
 
 
 class _Stream(rich.console.Console):
+    def __exit__(self, *error: Any) -> None:
+        """Write what was collected; the disk behind it may be full, or it may be closed."""
+        with suppress(OSError, ValueError):
+            super().__exit__(*error)
+
     def on_broken_pipe(self) -> None:
         """The reader has gone: the run goes on, and Python's last flush finds somewhere to go."""
         self.quiet = True
