@@ -59,8 +59,10 @@ class Bench:
 
     @property
     def machine_line(self) -> str:
-        on_cpu = self.device.type == "cpu"
-        where = f"{torch.get_num_threads()} threads" if on_cpu else machine.gpu_name(self.device)
+        if self.device.type == "cpu":
+            where = f"{torch.get_num_threads()} threads"
+        else:
+            where = torch.cuda.get_device_name(self.device)
         return (
             f"{where}: products {self.fp32_rate / 1e9:,.0f} GFLOP/s in float32, "
             f"{self.bf16_rate / 1e9:,.0f} in bf16; weights at {self.bandwidth / 1e9:,.0f} GB/s"

@@ -27,10 +27,6 @@ def timed_ms(function: Callable[[], Any]) -> float:
     return 1e3 * (time.perf_counter() - begin)
 
 
-def gpu_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device)
-
-
 MOST_THREADS = torch.get_num_threads()
 
 

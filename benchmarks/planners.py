@@ -125,7 +125,7 @@ def streams(agent: Agent, steps: int, count: int = 10) -> Tensor:
     The policy acts, with noise.
     """
     model, draws = agent.actor._model, torch.Generator().manual_seed(0)
-    last_start = agent.spec.episode_length - steps - 1
+    last_start = max(0, agent.spec.episode_length - steps - 1)
     recorded = []
     for number in range(count):
         env = agent.make_control_env()

@@ -53,6 +53,13 @@ def test_the_legend_names_each_line_once() -> None:
     assert sorted(texts) == ["experiment-0 (seeds: 2)", "experiment-1 (seeds: 2)", "paper-0"]
 
 
+def test_no_two_lines_look_alike() -> None:
+    axes = curves_figure(tasks=1, methods=12, published=1).axes[0]
+    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    looks = {(str(line.get_color()), line.get_linestyle()) for line in lines}
+    assert len(looks) == len(lines) == 13
+
+
 def test_an_aggregate_counts_the_runs_of_its_tasks_alone() -> None:
     """The method that was run on a third task has one seed there."""
     runs = {(task, method): [{10: 1.0}] * 2 for task in ("a", "b") for method in ("m", "n")}

@@ -29,6 +29,8 @@ def test_labels_name_arms(tmp_path: Path) -> None:
         assert find_runs(places) == {one: "", two: "fast arm"}
         places.reverse()
     assert find_runs([f"{tmp_path}/a=b"]) == {labelled: ""}
+    with pytest.raises(RunFolderError, match="labels that begin with _"):
+        find_runs([f"_hidden={one}"])
 
 
 def test_files_of_trackers_inside_a_run_are_not_runs(tmp_path: Path) -> None:

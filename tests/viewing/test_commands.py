@@ -53,7 +53,7 @@ def test_being_watched_changes_nothing(
 ) -> None:
     run = trained(mode)
     rewards = []
-    overlay = {"plan_overlay": "true", "video_size": 120}
+    overlay = {"plan_overlay": "true", "video_size": 64}
     for name, keys in (("plain", {}), ("watched", overlay)):
         folder = tmp_path / name
         assert call("evaluate", run, output=folder, eval_episodes=2, **keys) == 0
@@ -64,7 +64,7 @@ def test_being_watched_changes_nothing(
     with imageio.get_reader(video) as reader:
         frames = [np.asarray(frame) for frame in reader.iter_data()]
     assert len(frames) == STEPS + 1
-    assert frames[0].shape == (120, 120 + 94, 3)
+    assert frames[0].shape == (64, 64 + 50, 3)
 
 
 def test_a_result_replaces_no_other(

@@ -132,7 +132,7 @@ class MetaWorld:
     def _is_upside_down(self) -> bool:
         """Whether the camera stands on its head, as Meta-World's corner cameras do."""
         model, data = self._env.model, self._env.data
-        fixed = self._camera >= 0 and model.cam_bodyid[self._camera] == 0
+        fixed = model.cam_bodyid[self._camera] == 0
         return bool(fixed and data.cam_xmat[self._camera][7] < 0)
 
 

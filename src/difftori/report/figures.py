@@ -16,6 +16,8 @@ from difftori.report.statistics import Metric
 
 COLOURS = mpl.color_sequences["petroff10"]
 """can be told apart by people with colour vision deficiencies"""
+LINES = ("-", "-.", ":")
+"""the next one where all colours are taken"""
 MARKERS = "osD^vPX"
 STYLE: dict[Any, object] = {
     "font.size": 7,
@@ -104,6 +106,7 @@ def _draw(
             continue
         colour, label = COLOURS[index % len(COLOURS)], method
         ours = method in comparison.methods
+        line = LINES[index // len(COLOURS) % len(LINES)] if ours else "--"
         if ours and "n_runs" in rows:  # over tasks
             label += f" ({rows['n_runs'].iloc[0]} runs)"
         elif ours:
@@ -113,12 +116,15 @@ def _draw(
         marker = MARKERS[index % len(MARKERS)] if len(rows) == 1 or not ours else None
         axes.plot(
             rows[x], rows["value"], color=colour, label=None if ours else label,
-            linestyle="-" if ours else "--", linewidth=0.8, marker=marker,
+            linestyle=line, linewidth=0.8, marker=marker,
         )  # fmt: skip
         if ours:
             n_seeds = rows.get("n_seeds", pd.Series(1, rows.index))
             whole = rows["value"].where(n_seeds == n_seeds.max())
-            axes.plot(rows[x], whole, color=colour, label=label, linewidth=1.4, marker=marker)
+            axes.plot(
+                rows[x], whole, color=colour, label=label,
+                linestyle=line, linewidth=1.4, marker=marker,
+            )  # fmt: skip
         axes.fill_between(
             rows[x], rows["ci_low"], rows["ci_high"], color=colour, alpha=0.2, linewidth=0
         )

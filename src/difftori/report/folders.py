@@ -60,6 +60,8 @@ def find_runs(places: Sequence[str]) -> dict[Path, str]:
             matches = _expand(pattern)
         if not matches:
             raise RunFolderError(f"{place}: no such folder")
+        if label.startswith("_"):
+            raise RunFolderError(f"{place}: a picture leaves out labels that begin with _")
         folders = [folder for match in matches for folder in walk_runs(Path(match))]
         begun = [folder for folder in folders if (folder / "config.yaml").exists()]
         if not begun:

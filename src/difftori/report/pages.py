@@ -92,7 +92,7 @@ def _write_comparison(
             paths.append(out / f"{kind}-{comparison.name}.csv")
             table.to_csv(paths[-1], index=False, float_format="%.6g")
     reached = set(written["returns"]["env_step"]) if len(written["returns"]) else set()
-    for step in sorted(set(at or ()) - reached):
+    for step in sorted(set(at) - reached):
         logger.warning(f"{comparison.name}: no run was evaluated until {step:,} env steps")
     paths.append(out / f"returns-{comparison.name}.md")
     page = _page(comparison, metric, written["returns"], written["improvement"])

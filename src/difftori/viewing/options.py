@@ -33,7 +33,7 @@ class ViewOptions(Section):
     checkpoint: Path | None
     seed: CountOrZero
     plan_overlay: bool
-    video_size: Annotated[int, number, Field(ge=16, le=1080)]
+    video_size: Annotated[int, number, Field(ge=64, le=1080)]
     fps: Annotated[float, number, Field(ge=1, le=120)] | None
     device: str
 
