@@ -63,6 +63,8 @@ def test_a_run_is_trained_scored_and_filmed(tmp_path: Path) -> None:
         (["modality=pixels", "camera=5"], "this task has cameras 0 to"),
         (["-m", "hydra/launcher=joblib"], "choose from local, slurm"),
         (["seed=range(3,1)", "-m"], "the study has no runs"),
+        (["-m", "log_dir=README.md"], "the study's folder README.md/multirun cannot be used"),
+        (["threads=1e11"], "threads"),
     ],
 )
 def test_a_wrong_word_is_refused_before_anything_starts(

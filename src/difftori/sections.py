@@ -41,7 +41,7 @@ class RunConfig(Section):
     exp_name: Annotated[str, BeforeValidator(plain_name)]
     device: str
     buffer_device: str
-    threads: Count | None
+    threads: Annotated[int, number, Field(ge=1, le=1024)] | None
     tf32: bool
     log_dir: Path
     compile: bool

@@ -5,6 +5,7 @@ Hydra imports this file at every start, so the rest is imported when a study beg
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
@@ -25,7 +26,15 @@ class LocalLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        from difftori.process import fail
+
         self.config_loader, self.config = hydra_context.config_loader, config
+        folder = Path(config.hydra.sweep.dir)
+        try:  # Hydra does the same next, and an error of the disk would be a traceback
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(config, folder / "multirun.yaml")
+        except OSError as error:
+            fail(f"the study's folder {folder} cannot be used: {error}")
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

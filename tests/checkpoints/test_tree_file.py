@@ -143,9 +143,8 @@ def test_an_error_of_the_disk_leaves_the_old_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(call, fail)
-        with pytest.raises(CheckpointWriteError, match="No space left") as caught:
+        with pytest.raises(CheckpointWriteError, match=f"No space .*needs {len(before):,} bytes"):
             save_tree(path, small_tree(2))
-    assert caught.value.bytes_needed == len(before)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -79,23 +79,30 @@ def test_keys_that_may_differ_are_accepted(tmp_path: Path, short_run: Path) -> N
     assert [r["episodes"] for r in records(run_folder(log_dir), "eval")] == [3]
 
 
-@pytest.mark.parametrize("keep", ["models", "done", "stopped"])
+@pytest.mark.parametrize("without_records", [False, True])
+@pytest.mark.parametrize("keep", ["models", "done", "stopped", "evaluations"])
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(
-    tmp_path: Path, short_run: Path, keep: str
+    tmp_path: Path, short_run: Path, keep: str, without_records: bool
 ) -> None:
     shutil.copytree(short_run, tmp_path, dirs_exist_ok=True)
     folder = run_folder(tmp_path)
     for path in (folder / "checkpoints").glob("*.safetensors"):
         path.unlink()
-    if keep == "models":
+    if keep in ("models", "evaluations"):
         (folder / "status.json").unlink()
-    else:
+    if keep != "models":
         shutil.rmtree(folder / "models")
+    if without_records or keep == "evaluations":
+        (folder / "metrics.jsonl").unlink()
+    if keep == "evaluations":
+        (folder / "eval.csv").write_text("env_step,episode_reward,episode_success\n128,1.0,\n")
     if keep == "stopped":
         write_status(folder, "stopped", reason="by SIGTERM, and saved")
     before = {path: path.read_bytes() for path in folder.glob("*.*")}
     with pytest.raises(ConfigError, match="whose checkpoints are gone"):
         run_debug(tmp_path, ONE_EPISODE)
+    with pytest.raises(ConfigError, match="resume=false overwrite=true deletes it"):
+        run_debug(tmp_path, ONE_EPISODE, "resume=false")
     assert {path: path.read_bytes() for path in folder.glob("*.*")} == before
 
 

@@ -120,6 +120,18 @@ def test_a_run_that_does_not_listen_yet_has_not_failed(
     assert study.outcomes() == [("stopped", "as it began or ended")]
 
 
+def test_a_run_that_stops_again_before_it_listens_has_still_saved(
+    make_job: Callable[..., Job],
+) -> None:
+    study = Scripts([make_job(0)], ["imports"])
+    folder = study.jobs[0].folder
+    folder.mkdir(parents=True)
+    write_status(folder, "stopped", reason="by SIGTERM, and saved")
+    when_ready([folder], 1, interrupt)
+    study.outcomes()
+    assert read_status(folder)["reason"] == "by SIGTERM, and saved"
+
+
 def test_a_folder_that_is_deleted_fails_its_own_run(make_job: Callable[..., Job]) -> None:
     study = Scripts([make_job(0), make_job(1)], ["loses its folder", "done"])
     lost, done = study.outcomes()

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from builders import tiny_config
 from difftori.config import CONFIG_DIR, ConfigError
-from difftori.monitoring.status import read_status
+from difftori.monitoring.status import read_status, write_status
 from difftori.report.run_state import slurm_job_of
 from difftori.study import slurm
 from difftori.study.jobs import TRAIN, Job, mark_queued
@@ -68,12 +68,7 @@ def test_only_a_run_that_saved_waits_for_the_end_of_its_job(
     assert (ended, bool(waited)) == (code, waits)
 
 
-def test_a_requeued_run_goes_on_whatever_was_asked_of_it_first(tmp_path: Path) -> None:
-    again = slurm.SlurmRun(("resume=false", "overwrite=true"), tmp_path).checkpoint().function
-    assert again.overrides[-2:] == ("resume=true", "overwrite=false")
-
-
-def test_a_run_that_slurm_began_again_by_itself_goes_on_too(
+def test_a_run_whose_job_is_queued_again_goes_on_once_it_has_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     came: list[list[str]] = []
@@ -82,10 +77,15 @@ def test_a_run_that_slurm_began_again_by_itself_goes_on_too(
     )
     monkeypatch.setattr(slurm, "print_to", lambda path: None)
     monkeypatch.setattr(slurm.sys, "argv", [])
-    for restarts in ("0", "1"):
-        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-        slurm.SlurmRun(("overwrite=true",), tmp_path)()
-    assert came == [["overwrite=true"], ["overwrite=true", "resume=true", "overwrite=false"]]
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    run = slurm.SlurmRun(("overwrite=true",), tmp_path / "console.log")
+    for job in ("6", "7"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        run()  # job 7 finds what job 6 left, which is to be overwritten
+        write_status(tmp_path, "running")
+    run.checkpoint().function()
+    again = ["overwrite=true", "resume=true", "overwrite=false"]
+    assert came == [["overwrite=true"], ["overwrite=true"], again]
 
 
 def test_what_is_in_the_queue_already_is_not_submitted_again(

@@ -36,18 +36,23 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def fate_of(run: RunConfig) -> Fate:
     """What a command would do with what is in its folder; looks, and changes nothing."""
-    folder = run.folder
+    folder, status = run.folder, read_status(run.folder)
     saved = any((folder / "checkpoints").glob("step_*"))
-    if not saved and not (folder / "metrics.jsonl").exists():
+    has_records = (folder / "metrics.jsonl").exists()
+    ended = (
+        status.get("state") == "done"
+        or (status.get("state") == "stopped" and str(status.get("reason")).endswith("and saved"))
+        or (folder / "models" / "model.pt").exists()
+        # a run writes metrics.jsonl first: this is what was kept of one
+        or ((folder / "eval.csv").exists() and not has_records)
+    )
+    if not (saved or has_records or ended):
         return "free"
     if not run.resume:
         return "overwrite" if run.overwrite else "refuse"
     if saved:
         return "resume"
-    status = read_status(folder)
-    finished = (folder / "models" / "model.pt").exists() or status.get("state") == "done"
-    had_saved = status.get("state") == "stopped" and str(status.get("reason")).endswith("and saved")
-    return "refuse ended" if finished or had_saved else "restart"
+    return "refuse ended" if ended else "restart"
 
 
 def refuse_to_touch(run: RunConfig) -> None:

@@ -39,7 +39,6 @@ class CheckpointWriteError(CheckpointError):
     def __init__(self, path: Path, bytes_needed: int, error: OSError) -> None:
         reason = error.strerror or error
         super().__init__(f"cannot write {path}: {reason} (needs {bytes_needed:,} bytes)")
-        self.bytes_needed = bytes_needed
 
 
 def save_tree(path: Path, tree: Any) -> None:

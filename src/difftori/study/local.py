@@ -164,7 +164,8 @@ class LocalStudy:
         else:
             reason = last_words(folder) or f"exit code {code}"
         said = read_status(folder).get("state")
-        if said is None or (code < 0 and said != "done"):
+        stopped_before = said == state == "stopped"  # and has done nothing since
+        if said is None or (code < 0 and said != "done" and not stopped_before):
             amend_status(folder, state=state, reason=reason)
         return state, reason
 

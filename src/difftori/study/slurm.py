@@ -13,7 +13,7 @@ from typing import Any
 
 import submitit
 
-from difftori.monitoring.status import CONSOLE_FILE
+from difftori.monitoring.status import CONSOLE_FILE, read_status, slurm_job
 from difftori.process import RESUME_EXIT_CODE
 from difftori.report.run_state import listed_slurm_jobs, slurm_job_of
 from difftori.study.jobs import TRAIN, Job, is_finished, mark_queued
@@ -30,12 +30,13 @@ class SlurmRun:
 
     overrides: tuple[str, ...]
     log: Path
-    """where it prints to"""
+    """where it prints to, in the run's folder"""
 
     def __call__(self) -> None:
         print_to(self.log)
-        # where Slurm itself began the job again, after a node's failure or at `scontrol requeue`
-        again = CONTINUE if int(os.environ.get("SLURM_RESTART_COUNT", "0")) else ()
+        # a job that was queued again goes on with its own run, once that has begun
+        job, begun = slurm_job(), read_status(self.log.parent).get("slurm_job")
+        again = CONTINUE if job is not None and begun == job else ()
         sys.argv = [str(TRAIN), *self.overrides, *again]
         print("$ python", *sys.argv, flush=True)
         try:
@@ -51,8 +52,8 @@ class SlurmRun:
                 raise
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What runs after a requeue: the same, which goes on and overwrites nothing."""
-        return submitit.helpers.DelayedSubmission(SlurmRun((*self.overrides, *CONTINUE), self.log))
+        """What runs after a requeue: the same."""
+        return submitit.helpers.DelayedSubmission(self)
 
 
 def print_to(path: Path) -> None:

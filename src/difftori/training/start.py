@@ -99,7 +99,7 @@ def _run(config: Config, console: Console, signals: StopSignals) -> int:
         env_step = trainer.counters.env_step
         if not trainer.is_complete:
             record_session(folder, device=trainer.model.device, env_step=env_step)
-        write_status(folder, "running", env_step=env_step)
+            write_status(folder, "running", env_step=env_step)
         clear_queued(folder)
         metrics.attach(start_trackers(config, metrics.next_env_step))
         trainer.run()
@@ -285,7 +285,8 @@ def _save_model(trainer: Trainer, config: Config, metrics: Metrics) -> bool:
 def _write_or_warn(path: Path, content: bytes) -> bool:
     try:
         path.parent.mkdir(exist_ok=True)
-        write_bytes(path, content)
+        if not (path.exists() and path.read_bytes() == content):
+            write_bytes(path, content)
         return True
     except OSError as error:
         logger.warning(f"{path} ({len(content):,} bytes) was not written: {error.strerror}")

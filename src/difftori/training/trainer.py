@@ -62,7 +62,7 @@ class Trainer:
     # ---- the loop
 
     def run(self) -> None:
-        """Train until ``train_steps``.
+        """Train until ``train_steps``; a run that was complete already stays as it is.
 
         Raises:
             StopRequested: after a signal, once everything is saved.
@@ -70,6 +70,8 @@ class Trainer:
             EpisodeFailedError: too many failed episodes in a row.
             CheckpointError: the end of the run could not be saved.
         """
+        if self.is_complete:
+            return
         counters = self.counters
         if not self.collector.replay_open_episode(counters):
             logger.warning(
