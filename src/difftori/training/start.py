@@ -283,6 +283,7 @@ def _save_model(trainer: Trainer, config: Config, metrics: Metrics) -> bool:
 
 
 def _write_or_warn(path: Path, content: bytes) -> bool:
+    """False if the disk did not take it; what is there already is not written again."""
     try:
         path.parent.mkdir(exist_ok=True)
         if not (path.exists() and path.read_bytes() == content):
