@@ -9,6 +9,7 @@ from difftori.report.statistics import (
     Metric,
     aggregate,
     estimate,
+    mean_difference,
     performance_profile,
     probability_of_improvement,
 )
@@ -77,6 +78,17 @@ def test_probability_of_improvement_is_mann_and_whitneys_u_over_the_pairs() -> N
 def test_a_tie_is_no_improvement() -> None:
     same = [np.array([[1.0, 1.0]])]
     assert probability_of_improvement(same, same).value == pytest.approx([0.5])
+
+
+def test_a_difference_of_means_has_the_interval_of_two_independent_samples() -> None:
+    """Its half width: 1.96 standard errors, about, for many runs."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(3.0, 1.0, (2, 1, 200)), rng.normal(1.0, 2.0, (2, 1, 100))
+    found = mean_difference(list(x), list(y))
+    assert found.value == pytest.approx([x.mean() - y.mean()])
+    error = np.sqrt(x.var(axis=-1).sum() / 200 + y.var(axis=-1).sum() / 100) / 2
+    assert found.low == pytest.approx(found.value - 1.96 * error, abs=0.03)
+    assert found.high == pytest.approx(found.value + 1.96 * error, abs=0.03)
 
 
 def test_the_iqm_leaves_out_the_outer_quarters() -> None:

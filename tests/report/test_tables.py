@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 from report_fakes import comparison_of
 
-from difftori.report.tables import aggregates, aligned, curves, improvements, profiles, returns
+from difftori.report.tables import (
+    DIFFERENCE,
+    aggregates,
+    aligned,
+    curves,
+    improvements,
+    profiles,
+    returns,
+)
 
 TWO_TASKS = comparison_of(
     {
@@ -96,6 +104,8 @@ def test_published_means_are_not_among_interquartile_means_of_runs() -> None:
 def test_tasks_of_unknown_scale_or_one_task_are_not_averaged() -> None:
     unknown = comparison_of({("a", "m"): [{10: 1}], ("b", "m"): [{10: 1}]}, maximum=None)
     assert aggregates(unknown, "mean").empty
+    two = dataclasses.replace(TWO_TASKS, maximum=None)
+    assert improvements(two, ())[DIFFERENCE].isna().all(axis=None)
     assert profiles(unknown).empty
     assert aggregates(comparison_of({("a", "m"): [{10: 1}] * 2}), "mean").empty
 
@@ -116,6 +126,9 @@ def test_improvement_is_over_the_tasks_and_runs_that_have_a_value() -> None:
     # a: 40 and 60 against 10 and 50; b: 80 twice against 20 and 40
     assert row["value"] == pytest.approx((0.75 + 1) / 2)
     assert row["ci_low"] < row["value"] <= row["ci_high"]
+    # a: 50 less 30; b: 80 less 30
+    assert row["difference"] == pytest.approx((20 + 50) / 2)
+    assert row["difference_ci_low"] < row["difference"] < row["difference_ci_high"]
     assert improvements(TWO_TASKS, [15, 30])["env_step"].tolist() == [15]
     assert improvements(comparison_of({("a", "x"): [{1: 1}], ("b", "y"): [{1: 1}]}), ()).empty
 

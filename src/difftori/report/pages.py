@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -123,7 +122,8 @@ def _page(
         seeds = comparison.scores.groupby(["task", "method"])["seed"].nunique().to_dict()
         cells = returns.assign(
             cell=[
-                _cell(row, count) + _missing(row.n_seeds, seeds.get((row.task, row.method), 1))
+                _cell((row.value, row.ci_low, row.ci_high), count)
+                + _missing(row.n_seeds, seeds.get((row.task, row.method), 1))
                 for row, count in rows
             ]
         )
@@ -134,11 +134,17 @@ def _page(
             )
         )
     if len(improvement):
-        cells = improvement.drop(columns=tables.INTERVAL)
-        cells["probability"] = [_cell(row, 2) for row in improvement.itertuples()]
+        largest_difference = improvement["difference"].abs().max()
+        cells = improvement.drop(columns=[*tables.INTERVAL, *tables.DIFFERENCE]).assign(
+            probability=_cells(improvement[tables.INTERVAL], 2),
+            difference=_cells(
+                improvement[tables.DIFFERENCE], _digits(comparison.maximum or largest_difference)
+            ),
+        )
         parts += [
             "## Probability of improvement",
-            "How likely a run of the first method scores higher than one of the second.",
+            "How likely a run of the first method scores higher than one of the second; and its "
+            "mean less that of the second, each task counting the same.",
             _markdown(cells.rename(columns={"n_runs_over": "n_runs of the second"})),
         ]
     if comparison.notes:
@@ -151,12 +157,15 @@ def _digits(largest: float) -> int:
     return max(0, 2 - math.floor(math.log10(largest))) if largest > 0 else 0
 
 
-def _cell(row: Any, digits: int) -> str:
-    """``812 [700, 900]``."""
-    value = f"{row.value:.{digits}f}"
-    if np.isnan(row.ci_low):
-        return value
-    return f"{value} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
+def _cells(numbers: pd.DataFrame, digits: int) -> list[str]:
+    return [_cell(row, digits) for row in numbers.itertuples(index=False, name=None)]
+
+
+def _cell(numbers: Sequence[float], digits: int) -> str:
+    """``812 [700, 900]`` of a value and its interval; a dash if there is none."""
+    value, low, high = numbers
+    text = "—" if np.isnan(value) else f"{value:z.{digits}f}"
+    return text if np.isnan(low) else f"{text} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 
 def _missing(seeds: int, of: int) -> str:

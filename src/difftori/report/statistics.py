@@ -93,6 +93,22 @@ def probability_of_improvement(x: Sequence[Array], y: Sequence[Array]) -> Estima
     return _bootstrap([*x, *y], statistic)
 
 
+def mean_difference(x: Sequence[Array], y: Sequence[Array]) -> Estimate:
+    """The mean of ``x`` less that of ``y``, each task counting the same.
+
+    The runs of both are drawn independently.
+
+    Args:
+        x: for each task ``[T, n]``.
+        y: for each task ``[T, m]``, the same tasks.
+    """
+
+    def statistic(samples: Sequence[Array]) -> Array:
+        return aggregate(samples[: len(x)], "mean") - aggregate(samples[len(x) :], "mean")
+
+    return _bootstrap([*x, *y], statistic)
+
+
 def _bootstrap(strata: Sequence[Array], statistic: Callable[[Sequence[Array]], Array]) -> Estimate:
     """The statistic of ``strata``, each ``[T, n]``, and its interval, with a fixed seed."""
     value = statistic(strata)

@@ -13,11 +13,13 @@ from difftori.report.statistics import (
     Metric,
     aggregate,
     estimate,
+    mean_difference,
     performance_profile,
     probability_of_improvement,
 )
 
 INTERVAL = ["value", "ci_low", "ci_high"]
+DIFFERENCE = ["difference", "difference_ci_low", "difference_ci_high"]
 RUN = ["task", "method", "seed"]
 """what tells the runs of a comparison apart"""
 THRESHOLDS = np.linspace(0.0, 1.0, 101)
@@ -145,14 +147,17 @@ def profiles(comparison: Comparison) -> pd.DataFrame:
 
 
 def improvements(comparison: Comparison, at: Sequence[int]) -> pd.DataFrame:
-    """How likely each method beats each of the later ones, over the tasks that both have.
+    """How likely each method beats each of the later ones, and by how much its mean is higher.
+
+    Over the tasks that both have. Means of several tasks of unknown scale have no difference.
 
     Args:
         at: env steps; empty: the last that all runs of both reached. Runs without a value at a
             step do not count there.
 
     Returns:
-        ``method, over, env_step, n_tasks, n_runs, n_runs_over, value, ci_low, ci_high``
+        ``method, over, env_step, n_tasks, n_runs, n_runs_over, value, ci_low, ci_high``, of the
+        probability, and ``DIFFERENCE``
     """
     frames = []
     for method, other in combinations(comparison.methods, 2):
@@ -169,7 +174,11 @@ def improvements(comparison: Comparison, at: Sequence[int]) -> pd.DataFrame:
                 numbers = probability_of_improvement(ours, theirs)
                 who = {"method": method, "over": other, "env_step": step, "n_tasks": len(tasks)}
                 n_runs, n_runs_over = (sum(x.size for x in arm) for arm in (ours, theirs))
-                frames.append(_rows(numbers, **who, n_runs=n_runs, n_runs_over=n_runs_over))
+                rows = _rows(numbers, **who, n_runs=n_runs, n_runs_over=n_runs_over)
+                rows[DIFFERENCE] = np.nan
+                if len(tasks) == 1 or comparison.maximum is not None:
+                    rows[DIFFERENCE] = np.stack(mean_difference(ours, theirs), axis=1)
+                frames.append(rows)
     return pd.concat(frames) if frames else pd.DataFrame()
 
 
